@@ -1,0 +1,265 @@
+"""Nuclei in fluorescence by a small network of our own, trained on public-domain images by `notebooks/train_segmenter.ipynb`.
+
+The global numbers are those of `nuclei`: background, contrast, and the size of the nuclei, by which the image is shown to the
+network in pixels that suit it. It says how likely each pixel is nucleus, and how deep inside; touching nuclei are split where that
+depth drops between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from segkit.errors import InvertedContrastError
+from segkit.kernels.background import flatten
+from segkit.kernels.filters import gaussian_weights, smooth
+from segkit.kernels.persistence import split_by_persistence
+from segkit.kernels.sizes import value_of
+from segkit.segmenters.lens import Lens
+from segkit.segmenters.network import REACH, STRIDE, load_network
+from segkit.segmenters.nuclei import BLOCK, SIGMA, NucleiPlan
+from segkit.segmenters.nuclei import RECIPE as CLASSICAL
+from segkit.segmenters.optional import file_hash, read_model_file
+from segkit.segmenters.parameters import SizedParameters, parameter
+from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey, walls
+from segkit.segmenters.registry import Segmenter
+
+#: The network is shown nuclei of at least this diameter in pixels, where they are that large, and less than twice it.
+SHOWN = 22.0
+#: Nuclei smaller than this are shown in half pixels.
+SMALL = 11.0
+#: Brightness in parts of the threshold's, below which it is shown as it is and beyond which as its logarithm.
+SOFT = 0.1
+#: An image whose middle pixel lies higher than this between its darkest and its brightest is bright where nothing is.
+INVERTED = 0.5
+#: Pixels of what is restored that may depend on one more pixel of what the network says.
+BLENDED = 4
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+class NucleiNetParameters(SizedParameters):
+    """What the learned segmenter of fluorescent nuclei can be told."""
+
+    diameter: float | None = parameter(
+        None, "Typical nucleus diameter; leave empty to estimate it from the image.", unit="px", ge=4, le=500, step=1
+    )
+    objects: Literal["auto", "bright", "dark"] = parameter(
+        "auto", "Whether nuclei are brighter or darker than what surrounds them; auto takes bright ones, and refuses what looks inverted."
+    )
+    threshold: float = parameter(0.6, "How likely a pixel must be nucleus to count as one.", ge=0.05, le=0.95, step=0.05)
+    separation: float = parameter(
+        0.25, "How far the depth must drop between two nuclei, in parts of the deepest; more merges more.", ge=0, le=2, step=0.01
+    )
+    min_area: int = parameter(20, "Objects with fewer pixels are dropped.", unit="px", ge=0, le=10_000_000, step=1)
+    model: str = parameter(
+        "", "Path or URL of a network of one's own, an .onnx file with its card beside it; empty for the one segkit carries."
+    )
+    model_hash: str | None = parameter(None, "Content hash of that file; filled in from it, so that a run remembers which network it used.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_model(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("model") and not values.get("model_hash"):
+            return {**values, "model_hash": file_hash(read_model_file(str(values["model"])))}
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class NucleiNetPlan:
+    """The global numbers of one image."""
+
+    #: what the classical segmenter knows of it: its background, contrast, and the size of its nuclei
+    ground: NucleiPlan
+    model: str
+    model_hash: str | None
+    #: whether nuclei are darker than what surrounds them
+    dark: bool = False
+
+    @property
+    def rise(self) -> float:
+        """How far above the background the threshold lies; infinite when there is nothing in the image."""
+        return self.ground.rise
+
+    @property
+    def step(self) -> int:
+        """Edge in pixels of the squares that are shown as one pixel."""
+        return int(2 ** np.clip(np.floor(np.log2(self.ground.diameter / SHOWN)), 0, 4))
+
+    @property
+    def finer(self) -> int:
+        """Into how many each pixel's edge is divided before it is shown."""
+        return 2 if self.ground.diameter < SMALL else 1
+
+    @property
+    def grid(self) -> int:
+        """What is shown starts at multiples of so many pixels of the image, for any tile."""
+        return self.step * STRIDE // self.finer
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the network says of a region."""
+
+    shape: tuple[int, int]
+    #: (rows, columns) float32: how likely a pixel is nucleus; None when there is nothing to see
+    likely: NDArray[np.float32] | None = None
+    #: (rows, columns) float32: how deep in its nucleus a pixel lies
+    depth: NDArray[np.float32] | None = None
+
+
+def negative(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels of the same type, dark where they were bright."""
+    return np.iinfo(pixels.dtype).max - pixels if pixels.dtype.kind == "u" else -pixels
+
+
+def _survey(pixels: NDArray[Any], row: int, column: int, parameters: NucleiNetParameters, margins: Margins) -> Survey:
+    return CLASSICAL.survey(negative(pixels) if parameters.objects == "dark" else pixels, row, column, parameters, margins)
+
+
+def _settle(survey: Survey, shape: tuple[int, int], parameters: NucleiNetParameters, pixel_size_um: float | None) -> NucleiNetPlan:
+    ground = CLASSICAL.settle(survey, shape, parameters, pixel_size_um)
+    if parameters.objects == "auto" and typical_height(survey) > INVERTED:
+        raise InvertedContrastError
+    return NucleiNetPlan(ground, parameters.model, parameters.model_hash, parameters.objects == "dark")
+
+
+def typical_height(survey: Survey) -> float:
+    """Return how high the middle one of an image's pixels lies between its darkest and its brightest: from 0 to 1."""
+    if not survey.counts.size:
+        return 0.0
+    below = np.cumsum(survey.counts[0])
+    middle, brightest = (survey.first_bin + int(np.searchsorted(below, share * below[-1])) for share in (0.5, 0.999))
+    low, middle_value, high = value_of(np.array([0, middle, brightest]))
+    return float((middle_value - low) / (high - low)) if high > low else 0.0
+
+
+def plan_of(pixels: NDArray[Any], parameters: NucleiNetParameters, pixel_size_um: float | None = None) -> NucleiNetPlan:
+    """Return the global numbers of a whole image that is in memory."""
+    plan: NucleiNetPlan = RECIPE.plan(pixels, parameters, pixel_size_um)
+    return plan
+
+
+def view_of(shape: tuple[int, ...], plan: NucleiNetPlan, row: int, column: int) -> Lens:
+    """Return the lens for a region that starts at (row, column)."""
+    return Lens((shape[0], shape[1]), row, column, plan.step, plan.finer)
+
+
+def relative_plane(pixels: NDArray[Any], plan: NucleiNetPlan, view: Lens) -> NDArray[np.float32]:
+    """Return brightness above the background, 1 at the threshold, in the pixels that are shown."""
+    ground = plan.ground
+    flat = view.focus(flatten(pixels, ground.surface, BLOCK, view.row, view.column))
+    return np.asarray((flat - np.float32(ground.background)) / np.float32(ground.rise))
+
+
+def contrast(relative: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return brightness as the network is shown it: dim and bright nuclei alike, 0 on the background."""
+    return np.asarray(np.arcsinh(relative * np.float32(1 / SOFT)) * np.float32(0.5))
+
+
+def looked_at(pixels: NDArray[Any], plan: NucleiNetPlan, view: Lens) -> BoolArray:
+    """Tell which pixels of a region are bright enough to be nucleus at all."""
+    smoothed = smooth(pixels, gaussian_weights(SIGMA))
+    return np.asarray(flatten(smoothed, plan.ground.surface, BLOCK, view.row, view.column) > np.float32(plan.ground.faintest))
+
+
+def sight_of(run: Run, pixels: NDArray[Any], plan: NucleiNetPlan, row: int, column: int) -> Sight:
+    """Return what a network says of a region that starts at (row, column)."""
+    shape = (pixels.shape[0], pixels.shape[1])
+    if not np.isfinite(plan.rise):
+        return Sight(shape)
+    if plan.dark:
+        pixels = negative(pixels)
+    near = looked_at(pixels, plan, view_of(shape, plan, row, column))
+    upper, left = -row % plan.grid, -column % plan.grid
+    if not near[upper:, left:].any():
+        return Sight(shape)
+    view = view_of(near[upper:, left:].shape, plan, row + upper, column + left)
+    shown = contrast(relative_plane(pixels[upper:, left:], plan, view))
+    maps = run(np.pad(shown, [(0, -size % STRIDE) for size in shown.shape]))[:, : shown.shape[0], : shown.shape[1]]
+    likely, depth = np.zeros((2, *shape), dtype=np.float32)
+    likely[upper:, left:], depth[upper:, left:] = (view.restore(np.ascontiguousarray(plane)) for plane in maps)
+    likely[~near] = 0
+    return Sight(shape, likely, depth)
+
+
+def _see(pixels: NDArray[Any], plan: NucleiNetPlan, row: int, column: int, wanted: BoolArray | None) -> Sight:
+    return sight_of(load_network(plan.model, plan.model_hash).run, pixels, plan, row, column)
+
+
+def _halo(plan: NucleiNetPlan) -> int:
+    return -(-plan.step * (REACH + STRIDE + BLENDED) // plan.finer) + len(gaussian_weights(SIGMA))
+
+
+def _foreground(seen: Sight, plan: NucleiNetPlan, row: int, column: int) -> BoolArray:
+    if seen.likely is None:
+        return np.zeros(seen.shape, dtype=bool)
+    return seen.likely > np.float32(plan.ground.threshold)
+
+
+def _split(seen: Sight, components: LabelArray, plan: NucleiNetPlan, row: int, column: int) -> LabelArray:
+    if seen.depth is None:
+        return np.zeros(components.shape, dtype=np.int32)
+    return split_by_persistence(
+        components,
+        seen.depth,
+        walls(components.shape, row, column, plan.ground.shape),
+        inside=float("inf"),
+        weight=1.0,
+        rise=plan.ground.separation,
+        smallest=plan.ground.min_area,
+    )
+
+
+def _confidence(seen: Sight, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
+    """Return the mean likelihood of an object's pixels, times its largest depth: low where it is faint, ragged, or hardly an object.
+
+    Likelihoods are summed as whole numbers, so that the sum does not depend on where a tile is cut.
+    """
+    count = int(labels.max(initial=0))
+    if seen.likely is None or seen.depth is None or not count:
+        return np.zeros(count)
+    own = labels.reshape(-1)
+    parts = np.rint(seen.likely[rows, columns].reshape(-1) * 1000)
+    deepest = np.zeros(count + 1, dtype=np.float32)
+    np.maximum.at(deepest, own, seen.depth[rows, columns].reshape(-1))
+    sums, areas = np.bincount(own, parts, count + 1), np.bincount(own, minlength=count + 1)
+    return np.asarray((sums[1:] / (1000 * np.maximum(areas[1:], 1))) * np.clip(deepest[1:], 0, 1), dtype=np.float64)
+
+
+def _empty(survey: Survey, plan: NucleiNetPlan) -> bool:
+    return CLASSICAL.empty(survey, plan.ground)
+
+
+def _told(plan: NucleiNetPlan) -> dict[str, float]:
+    return CLASSICAL.told(plan.ground)
+
+
+RECIPE = Recipe(
+    block=BLOCK,
+    survey=_survey,
+    settle=_settle,
+    halo=_halo,
+    foreground=_foreground,
+    split=_split,
+    survey_halo=CLASSICAL.survey_halo,
+    see=_see,
+    empty=_empty,
+    confidence=_confidence,
+    told=_told,
+)
+
+SEGMENTER = Segmenter(
+    name="nuclei-net",
+    version="1",
+    summary="Nuclei in fluorescence by a small network that segkit carries: crowded, dim and uneven ones too.",
+    parameters=NucleiNetParameters,
+    colour=False,
+    function=RECIPE.apply,
+    recipe=RECIPE,
+)

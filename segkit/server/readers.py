@@ -1,0 +1,387 @@
+"""The hub of live events: what changed lately, in order, and who reads it how far."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import orjson
+from anyio import to_thread
+
+from segkit import events
+from segkit.errors import SegkitError
+from segkit.events import Change, RunState
+from segkit.kit import Kit
+from segkit.schema import JobStatus
+from segkit.server.zerocopy import text_frame
+
+log = logging.getLogger(__name__)
+
+WINDOW_SECONDS = 0.1
+#: What belongs to one commit comes together; so long it is waited for when a job has ended.
+GATHER_SECONDS = 0.001
+#: The end of a job is sent at once, but not more often than so many times a second, which with the windows is under 20 messages.
+URGENT_PER_SECOND, MOST_URGENT = 7.0, 3.0
+#: The database is looked at so often even when nobody says that something changed.
+LOOK_SECONDS = 2.0
+#: Changes that a reader who was away can catch up with; beyond that he gets the whole state.
+MOST_KEPT = 10_000
+#: What a publisher says of a job that is so, whatever comes after. An attempt that failed may be made again.
+TRUSTED = set(JobStatus) - {JobStatus.FAILED}
+#: Messages that are kept for other readers until the next change.
+MOST_MADE = 2000
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """What a reader wants to hear of: these runs, jobs and projects together; None of all three means everything."""
+
+    runs: frozenset[int] | None = None
+    jobs: frozenset[int] | None = None
+    projects: frozenset[int] | None = None
+
+
+EVERYTHING = Subscription()
+
+
+@dataclass(eq=False)
+class Reader:
+    """One reader, and how far he has come."""
+
+    subscription: Subscription
+    since: str | None  #: id of the last message he saw
+    waiting: asyncio.Future[None] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The newest of one job or run."""
+
+    number: int  #: of the flush that brought it
+    run_id: int
+    project_id: int | None
+    job_id: int | None
+    status: str
+    body: bytes
+
+
+@dataclass
+class Fresh:
+    """What is newer than a flush, by what readers subscribe to."""
+
+    all: list[Entry] = field(default_factory=list)
+    by_run: defaultdict[int, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    by_project: defaultdict[int | None, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    by_job: dict[int | None, Entry] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Sort an entry in."""
+        self.all.append(entry)
+        self.by_run[entry.run_id].append(entry)
+        self.by_project[entry.project_id].append(entry)
+        if entry.job_id is not None:
+            self.by_job[entry.job_id] = entry
+
+    def wanted(self, subscription: Subscription) -> Iterable[Entry]:
+        """Return what a subscription is about, each once."""
+        if subscription == EVERYTHING:
+            return self.all
+        found = [entry for run in subscription.runs or () for entry in self.by_run.get(run, ())]
+        found += [entry for project in subscription.projects or () for entry in self.by_project.get(project, ())]
+        found += [self.by_job[job] for job in subscription.jobs or () if job in self.by_job]
+        return dict.fromkeys(found) if len(found) > 1 else found
+
+
+class Hub:
+    """Hears what changes, collects it in windows, and makes the messages. Used on the event loop."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.is_closed = False
+        self.flushes = 0
+        self.readers = 0  #: who wait for news now
+        self._kit = kit
+        self._epoch = secrets.token_hex(4)
+        self._number = 0  #: of the last flush that brought something
+        self._horizon = 0  #: flushes up to here are not kept whole
+        self._entries: OrderedDict[tuple[str, int], Entry] = OrderedDict()
+        self._pending: dict[tuple[int, int | None], Change] = {}
+        self._looker = events.Looker()
+        self._look = True
+        self._some, self._urgent = asyncio.Event(), asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._fresh: dict[int, Fresh] = {}
+        self._made: dict[tuple[Subscription, int], str | None] = {}
+        self._frames: dict[str, bytes] = {}
+        self._states: dict[tuple[Subscription, int], asyncio.Task[str]] = {}
+        self._ends: list[Change] = []  #: that are told at once
+        self._tokens, self._refilled, self._flushed = MOST_URGENT, 0.0, 0.0
+        self._closers: list[Callable[[], None]] = []
+
+    # Opening and closing
+
+    async def open(self) -> None:
+        """Begin to hear."""
+        self._loop = asyncio.get_running_loop()
+        self._closers.append(self._kit.events.listen(self._deliver))
+        follower = await to_thread.run_sync(events.follow, self._kit.settings, self._kit.database, self._deliver)
+        self._closers.append(follower.close)
+        self._flushing = asyncio.create_task(self._flush_for_ever())
+
+    async def close(self) -> None:
+        """Hear no more, and let readers go. Looks at the database are waited for: a thread cannot be cancelled."""
+        self.is_closed = True
+        self._some.set()
+        self._urgent.set()
+        self._wake()
+        await asyncio.gather(self._flushing, *self._states.values(), return_exceptions=True)
+        for close in self._closers:
+            await to_thread.run_sync(close)
+
+    # Hearing
+
+    def _deliver(self, changes: list[Change]) -> None:
+        """Take changes from whatever thread hears of them."""
+        if not self.is_closed:
+            with suppress(RuntimeError):  # the loop may have ended
+                self._loop.call_soon_threadsafe(self._take, changes)
+
+    def _take(self, changes: list[Change]) -> None:
+        self._look = True
+        for change in changes:
+            self._pending.pop(change.key, None)
+            self._pending[change.key] = change
+            if change.is_urgent:
+                self._hurry(change)
+        self._some.set()
+
+    def _hurry(self, change: Change) -> None:
+        """Tell of a job that ended as soon as what came with it is here; without a look at the database where none is needed."""
+        if change.job_id is None or change.status not in TRUSTED or self._looker.project_of(change.run_id) is None:
+            self._urgent.set()
+        elif self._ends or self._may_hurry():
+            if not self._ends:
+                self._loop.call_later(GATHER_SECONDS, self._tell_ends)
+            self._ends.append(change)
+
+    def _tell_ends(self) -> None:
+        ends, self._ends = self._ends, []
+        number = self._number + 1
+        for change in ends:
+            self._keep_job(number, change)
+        self._tell(number)
+
+    async def _flush_for_ever(self) -> None:
+        while not self.is_closed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._some.wait(), LOOK_SECONDS)
+            await self._window()
+            await self._flush()
+
+    async def _window(self) -> None:
+        """Wait until the window ends, or a job has ended and may be told at once."""
+        end = self._flushed + WINDOW_SECONDS
+        while (left := end - self._loop.time()) > 0 and not self.is_closed:
+            if self._urgent.is_set():
+                if not self._may_hurry():
+                    await asyncio.sleep(left)
+                    return
+                await asyncio.sleep(GATHER_SECONDS)
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), left)
+
+    def _may_hurry(self) -> bool:
+        now = self._loop.time()
+        self._tokens = min(MOST_URGENT, self._tokens + (now - self._refilled) * URGENT_PER_SECOND)
+        self._refilled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    async def _flush(self) -> None:
+        """Make one number of everything that is new, and wake who waits."""
+        changes, self._pending = list(self._pending.values()), {}
+        self._some.clear()
+        self._urgent.clear()
+        self._flushed = self._loop.time()
+        try:
+            states, found = await to_thread.run_sync(self._look_at_database, changes)
+        except SegkitError as error:
+            log.warning("Live events cannot look at the database: %s", error)
+            return
+        number = self._number + 1
+        for change in found:
+            newer = self._pending.get(change.key)
+            if newer is None or not newer.is_urgent:  # else it was told already
+                self._keep_job(number, change)
+        for state in states:
+            self._keep(number, state.run_id, None, "", run_event(state))
+        self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        """Wake who waits, if something was kept under a new number."""
+        if not self._entries or next(reversed(self._entries.values())).number != number:
+            return
+        self.flushes += 1
+        self._number = number
+        self._fresh.clear()
+        self._made.clear()
+        self._frames.clear()
+        self._states = {key: task for key, task in self._states.items() if not task.done()}
+        self._wake()
+
+    def _look_at_database(self, changes: list[Change]) -> tuple[list[RunState], list[Change]]:
+        """In a thread: read the counts of runs that changed, and what became of jobs. Attempts that failed may be tried again."""
+        failed = [change.job_id for change in changes if change.status == JobStatus.FAILED and change.job_id is not None]
+        with self._kit.database.read() as connection:
+            states, found = self._looker.look(connection, {change.run_id for change in changes})
+            known = {change.job_id for change in found}
+            found += events.named(connection, [number for number in failed if number not in known])
+        told = [change for change in changes if change.job_id is not None and change.status in TRUSTED]
+        return states, [*told, *found]
+
+    def _keep_job(self, number: int, change: Change) -> None:
+        assert change.job_id is not None
+        known = self._entries.get(("job", change.job_id))
+        if known is None or known.status != change.status:
+            project = self._looker.project_of(change.run_id)
+            self._keep(number, change.run_id, change.job_id, change.status, job_event(change, project))
+
+    def _keep(self, number: int, run_id: int, job_id: int | None, status: str, body: bytes) -> None:
+        key = ("run", run_id) if job_id is None else ("job", job_id)
+        self._entries[key] = Entry(number, run_id, self._looker.project_of(run_id), job_id, status, body)
+        self._entries.move_to_end(key)
+        if len(self._entries) > MOST_KEPT:
+            self._horizon = self._entries.popitem(last=False)[1].number
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    # Reading
+
+    def subscribe(self, reader: Reader, subscription: Subscription) -> None:
+        """Change what a reader hears of; he gets the whole state of it next."""
+        reader.subscription, reader.since = subscription, None
+        if reader.waiting is not None and not reader.waiting.done():
+            reader.waiting.set_result(None)
+
+    async def now(self, reader: Reader) -> str:
+        """Return what is new for a reader, perhaps nothing, without waiting."""
+        place = self._place(reader.since)
+        if place is None:
+            return await self._whole_state(reader.subscription)
+        return self._message(reader.subscription, place) or self._nothing()
+
+    async def next(self, reader: Reader) -> tuple[str, str]:
+        """Wait for what is new for a reader; return the message's id and the message."""
+        while not self.is_closed:
+            number, place = self._number, self._place(reader.since)
+            if place is None:
+                text = await self._whole_state(reader.subscription)
+            elif place == number:
+                await self._news(reader)
+                continue
+            else:
+                text = self._message(reader.subscription, place) or ""
+            reader.since = self._identity(number)
+            if text:
+                return reader.since, text
+        return self._identity(self._number), self._nothing()
+
+    async def _news(self, reader: Reader) -> None:
+        reader.waiting = self._loop.create_future()
+        self._waiting.append(reader.waiting)
+        self.readers += 1
+        try:
+            await reader.waiting
+        finally:
+            self.readers -= 1
+            reader.waiting = None
+
+    def frame(self, text: str) -> bytes:
+        """Return a message as a WebSocket frame, made once for all who get it."""
+        frame = self._frames.get(text)
+        if frame is None:
+            frame = text_frame(text.encode())
+            if len(self._frames) < MOST_MADE:
+                self._frames[text] = frame
+        return frame
+
+    def _place(self, since: str | None) -> int | None:
+        """Return the flush that an id names; None when it cannot be continued from there."""
+        epoch, _, number = (since or "").partition("-")
+        if epoch != self._epoch or not number.isdecimal() or len(number) > 18:
+            return None
+        return int(number) if self._horizon <= int(number) <= self._number else None
+
+    def _identity(self, number: int) -> str:
+        return f"{self._epoch}-{number}"
+
+    def _nothing(self) -> str:
+        return orjson.dumps({"id": self._identity(self._number), "events": []}).decode()
+
+    def _message(self, subscription: Subscription, place: int) -> str | None:
+        """Make the message of what is newer than a flush, once for all who are as far; None when nothing is."""
+        key = subscription, place
+        if key not in self._made:
+            if len(self._made) >= MOST_MADE:
+                self._made.clear()
+            bodies = [entry.body for entry in self._fresher(place).wanted(subscription)]
+            head = f'{{"id":"{self._identity(self._number)}","events":['.encode()
+            self._made[key] = (head + b",".join(bodies) + b"]}").decode() if bodies else None
+        return self._made[key]
+
+    def _fresher(self, place: int) -> Fresh:
+        if place not in self._fresh:
+            newer = []
+            for entry in reversed(self._entries.values()):
+                if entry.number <= place:
+                    break
+                newer.append(entry)
+            fresh = self._fresh[place] = Fresh()
+            for entry in reversed(newer):
+                fresh.add(entry)
+        return self._fresh[place]
+
+    async def _whole_state(self, subscription: Subscription) -> str:
+        """Make the state, once for all who ask for the same before something changes."""
+        key = subscription, self._number
+        task = self._states.get(key)
+        if task is None:
+            task = self._states[key] = asyncio.create_task(to_thread.run_sync(self._read_state, *key))
+        return await asyncio.shield(task)
+
+    def _read_state(self, subscription: Subscription, number: int) -> str:
+        wanted = subscription if subscription.jobs is None else EVERYTHING
+        with self._kit.database.read() as connection:
+            runs = events.overview(connection, wanted.runs, wanted.projects)
+            running = events.running(connection, [state.run_id for state in runs])
+            if subscription.jobs is not None:
+                running = events.named(connection, sorted(subscription.jobs))
+                involved = {change.run_id for change in running} | (subscription.runs or set())
+                runs = events.overview(connection, involved, subscription.projects)
+        projects = {state.run_id: state.project_id for state in runs}
+        bodies = b",".join(map(run_event, runs)), b",".join(job_event(each, projects.get(each.run_id)) for each in running)
+        head = f'{{"id":"{self._identity(number)}","state":{{"runs":['.encode()
+        return (head + bodies[0] + b'],"jobs":[' + bodies[1] + b"]}}").decode()
+
+
+def job_event(change: Change, project_id: int | None) -> bytes:
+    """Write a job's change."""
+    about = {"type": "job", "run_id": change.run_id, "project_id": project_id, "job_id": change.job_id}
+    return orjson.dumps(about | {"image": change.image, "status": change.status, "detail": change.detail})
+
+
+def run_event(state: RunState) -> bytes:
+    """Write where a run stands."""
+    counts = {name: value for name, value in vars(state).items() if name not in ("run_id", "project_id")}
+    return orjson.dumps({"type": "run", "run_id": state.run_id, "project_id": state.project_id, **counts})
