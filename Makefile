@@ -6,14 +6,19 @@ INSTALLED := .venv/.installed
 UV := $(BIN)/uv
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo lab test lint format wheel bench lock clean
+NGINX := nginx libnginx-mod-http-brotli-filter libnginx-mod-http-brotli-static
+
+.PHONY: nginx help install demo lab test faults soak lint format wheel bench fuzz lock clean
 
 help:
 	@echo "make demo     segment real images end to end; leaves pictures, tables and exports in segkit-demo/"
 	@echo "make lab      JupyterLab with the notebooks, dashboards, notebook jobs and schedules"
 	@echo "make test     run the tests, on real SQLite, PostgreSQL and Valkey servers"
+	@echo "make faults   kill, freeze, cut and fill up everything, hundreds of times; writes the table of docs/reliability.md"
+	@echo "make soak     20 minutes of mixed load with faults; memory must stay flat (MINUTES=5 for less)"
 	@echo "make lint     formatting, lint and types"
 	@echo "make bench    every benchmark, quick form, with its peers"
+	@echo "make fuzz     feed damaged images, headers and settings for 10 minutes (SECONDS=...)"
 	@echo "make wheel    build the wheel into dist/"
 	@echo "make lock     write requirements.lock anew from pyproject.toml"
 	@echo "make clean    remove .venv and everything made"
@@ -39,6 +44,14 @@ lab: $(INSTALLED)
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
+faults: $(INSTALLED)
+	@rm -f artefacts/faults.jsonl
+	@$(BIN)/python -m pytest -m "faults or not faults" tests/faults
+	@$(BIN)/python -m tests.faults.report
+
+soak: $(INSTALLED)
+	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20)
+
 lint: $(INSTALLED)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -48,8 +61,15 @@ format: $(INSTALLED)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+# Debian's, for tests/test_nginx.py, which skips without it. It is not started as a service.
+nginx:
+	@apt-get update --quiet && RUNLEVEL=1 apt-get install --yes --no-install-recommends $(NGINX)
+
 bench: $(INSTALLED)
 	@for name in ingest queue engine large accuracy; do echo "== benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600)
 
 wheel: $(INSTALLED)
 	@$(BIN)/python -m build --wheel --installer uv

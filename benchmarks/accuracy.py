@@ -48,6 +48,8 @@ PARTS = ("tune", "report")
 #: The segmenter of each kind of image, and the kind whose figures are also given without its name.
 SEGMENTERS = {"fluo": "nuclei", "color": "tissue", "bright-gray": "tissue", "all": "nuclei"}
 MAIN_KIND = "fluo"
+#: Segmenters that look through the network that segkit carries.
+NETWORKED = ("nuclei", "nuclei-net")
 #: Kinds in which the objects are darker than what surrounds them.
 DARK_OBJECTS = ("color", "bright-gray")
 KEYS = ("f1_50", "f1_70", "ap_50", "ap_mean", "pq")
@@ -132,12 +134,12 @@ def plain_recipe(image: NDArray[Any], kind: str) -> NDArray[np.int32]:
     return watershed(-distance, seeds, mask=mask).astype(np.int32)
 
 
-def ours(name: str) -> Method:
-    """One of our segmenters with its defaults."""
+def ours(name: str, **told: Any) -> Method:
+    """One of our segmenters with its defaults, but for what it is `told`."""
 
     def method(image: NDArray[Any], kind: str) -> NDArray[np.int32]:
         try:
-            return segment(as_colour(image) if get(name).colour else as_gray(image, kind), name)
+            return segment(as_colour(image) if get(name).colour else as_gray(image, kind), name, **told)
         except InvertedContrastError:  # refused: nothing is found, and the score says so
             return np.zeros(image.shape[:2], dtype=np.int32)
 
@@ -156,10 +158,11 @@ def as_colour(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def methods_of(kind: str, segmenter: str | None) -> dict[str, Method]:
-    """Return ours and its peers."""
+    """Return ours and its peers; beside the network's nuclei stand those of the classical recipe."""
     name = segmenter or SEGMENTERS.get(kind, SEGMENTERS["all"])
+    classical = {"nuclei, classical": ours("nuclei", recipe="classical")} if name in NETWORKED else {}
     peers = [peer for peer in ("cellpose", "stardist") if peer != name]
-    return {name: ours(name), "scikit-image, plain": plain_recipe, **{peer: ours(peer) for peer in peers}}
+    return {name: ours(name), **classical, "scikit-image, plain": plain_recipe, **{peer: ours(peer) for peer in peers}}
 
 
 # Running
@@ -214,7 +217,7 @@ def judge(kind: str, pairs: list[Pair], given: argparse.Namespace) -> dict[str, 
     name, method = next(iter(methods_of(kind, given.segmenter).items()))
     if name not in found:
         return {}
-    print(seen_by(name, pairs), end="\n" if name == "nuclei-net" else "")
+    print(seen_by(name, pairs), end="\n" if name in NETWORKED else "")
     print(f"worst images: {save_worst(kind, cast('list[Outcome]', results[name]), method, given.segmenter)}", flush=True)
     held = found[name]
     return {**held.get("report", next(iter(held.values()))), "parts": held}
@@ -222,7 +225,7 @@ def judge(kind: str, pairs: list[Pair], given: argparse.Namespace) -> dict[str, 
 
 def seen_by(name: str, pairs: Sequence[Pair]) -> str:
     """Say which of the images the weights that a segmenter carries have seen."""
-    if name != "nuclei-net":
+    if name not in NETWORKED:
         return ""
     card = read_card(str(SHIPPED))
     names = {part: sorted({pair.name for pair in pairs} & set(card[part])) for part in ("trained_on", "validated_on")}

@@ -80,7 +80,7 @@ class Plant:
     def deep_image(self) -> tuple[int, str]:
         """A project and a cursor deep in its list of images."""
         project = self.project()
-        number = (project - 1) * self.size.per_project + max(200, self.size.per_project // 10)
+        number = (project - 1) * self.size.per_project + max(min(200, self.size.per_project), self.size.per_project // 10)
         return project, encode_cursor(self.place_of("image", number), scope(project, False))
 
     def deep_run(self) -> str:

@@ -20,7 +20,8 @@ from benchmarks.accuracy import Pair, as_gray, read_pairs
 from benchmarks.boosting import boost
 from benchmarks.train_tissue import classes_of
 from segkit.segmenters.forest import CLASSES, Forest, plant
-from segkit.segmenters.nuclei import RECIPE, Lens, NucleiParameters, lens_on, looked_at, planes_of
+from segkit.segmenters.nuclei import NucleiParameters
+from segkit.segmenters.nuclei_forest import RECIPE, Lens, lens_on, looked_at, planes_of
 
 SIGMAS = (0.7, 1.0, 1.6, 2.5, 4.0, 6.3, 10.0, 16.0)
 #: Variants of each image beside itself, and how many pixels are drawn of the image and of each variant.

@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from functools import partial
 from importlib import import_module
+from ipaddress import ip_address
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 import dask
 from distributed import Client, Future, Nanny, Scheduler, Security, SpecCluster, Worker
+from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 from distributed.deploy.subprocess import SubprocessWorker
 from distributed.diagnostics.plugin import WorkerPlugin
@@ -35,7 +38,11 @@ from segkit.meter import Process
 from segkit.settings import Settings, process_environment, shared_folder
 
 LOOPBACK = "127.0.0.1"
+#: Protocols of Dask without certificates.
+PLAIN = ("tcp", "ucx", "ws")
 START_SECONDS = 60
+#: Wait before a nanny that died is replaced.
+REPLACE_SECONDS = 1.0
 #: How long a count of processes and threads is taken to be right.
 COUNTED_SECONDS = 1.0
 #: Share of the machine's memory that the limits of the local workers add up to at most.
@@ -46,7 +53,7 @@ CLOSED = {"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
 
 #: What the machinery does when the cluster or one of its workers is lost.
 WorkerDied = KilledWorker
-ClusterLost = (CommClosedError, CancelledError, TimeoutError, OSError)
+ClusterLost = (CommClosedError, ClosedClientError, CancelledError, TimeoutError, OSError)
 
 #: What `conf/dask.yaml` says of logging is for Dask's own commands. Here Dask is machinery of ours, and what it meets becomes our words.
 QUIET = {"distributed": "critical", "distributed.nanny": "critical", "distributed.worker": "critical"}
@@ -79,9 +86,29 @@ class WorkerProcess(SubprocessWorker):
 
     Dask's own local cluster starts workers with `multiprocessing`, which runs the user's script again in each of them
     unless it is guarded by `if __name__ == "__main__"`. A command does not, so `segkit.open()` works in any script.
+    A nanny starts its worker again when that dies. When the nanny is killed, another is started here, which Dask leaves undone: without
+    any worker the jobs that are held would wait for ever.
     """
 
+    _keeper: asyncio.Task[None] | None = None
+
     async def _start(self) -> None:
+        await self._spawn()
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """End the nanny and its worker."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await super().close()
+
+    async def _keep(self) -> None:
+        """Start another nanny whenever one dies; one that was told to end does so with 0."""
+        while self.process is not None and await self.process.wait() != 0:
+            await asyncio.sleep(REPLACE_SECONDS)
+            await self._spawn()
+
+    async def _spawn(self) -> None:
         spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
         environment = process_environment(DASK_INTERNAL_INHERIT_CONFIG=dask.config.serialize(dask.config.global_config))
         # In a session of its own, so that Ctrl-C reaches only the coordinator, which then ends its workers in order.
@@ -101,6 +128,11 @@ class Cluster:
         self._size, self._counted = (0, 0), -math.inf
 
     @property
+    def lost(self) -> bool:
+        """Whether the connection has ended for good: the scheduler was gone for longer than Dask waits for it."""
+        return self.client.status not in ("running", "connecting")
+
+    @property
     def threads(self) -> int:
         """Threads of all workers that are there now; what was asked for while none is."""
         return self._count()[1] or self._threads
@@ -113,8 +145,9 @@ class Cluster:
     def _count(self) -> tuple[int, int]:
         """Count processes and threads; asking the scheduler costs more than a small image, so once a second will do."""
         if time.monotonic() - self._counted > COUNTED_SECONDS:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-            self._size = len(workers), sum(worker["nthreads"] for worker in workers)
+            with contextlib.suppress(*ClusterLost, RuntimeError):  # the tasks that are there will tell
+                workers = self.client.scheduler_info(n_workers=-1).get("workers", {}).values()
+                self._size = len(workers), sum(worker["nthreads"] for worker in workers)
             self._counted = time.monotonic()
         return self._size
 
@@ -131,8 +164,11 @@ class Cluster:
 
     def submit(self, function: Callable[..., Any], *arguments: Any, done: Callable[[Future], None]) -> Future:
         """Run `function(*arguments)` on a Dask thread; `done` is called with the future, from another thread."""
-        future = self.client.submit(logs.under, dict(logs.names()), function, *arguments, pure=False, retries=0)
-        future.add_done_callback(done)
+        try:
+            future = self.client.submit(logs.under, dict(logs.names()), function, *arguments, pure=False, retries=0)
+            future.add_done_callback(done)
+        except RuntimeError as error:  # the event loop of a client that gave up is closed
+            raise ClosedClientError(str(error)) from error
         return future
 
     def map(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
@@ -182,6 +218,7 @@ def connect(settings: Settings) -> Cluster:
     MissingExtraError
         SLURM, PBS or Kubernetes is asked for and its package is not installed.
     """
+    refuse_open(settings)
     configure()
     # Dask set its loggers up when it was imported, before this configuration.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -194,12 +231,47 @@ def connect(settings: Settings) -> Cluster:
     }
     try:
         cluster = starters.get(settings.cluster, _address)(settings)
+        _prepare_workers(cluster, settings)
     except (*ClusterLost, RuntimeError) as error:  # Dask says RuntimeError when a scheduler or worker did not start
         raise ClusterError(
             f"The Dask cluster ({settings.cluster}) cannot be reached or started: {error or type(error).__name__}."
         ) from error
-    cluster.client.register_plugin(Preparation(settings.log_level, settings.log_format))
     return cluster
+
+
+def _prepare_workers(cluster: Cluster, settings: Settings) -> None:
+    """Have each worker made ready, those that come later too; a cluster that is lost meanwhile is closed."""
+    try:
+        cluster.client.register_plugin(Preparation(settings.log_level, settings.log_format))
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def refuse_open(settings: Settings) -> None:
+    """Refuse a scheduler on another machine that does not ask for certificates: it runs what anybody sends it.
+
+    Raises
+    ------
+    ClusterError
+        It is one, and the settings do not allow it.
+    """
+    scheme, _, place = settings.cluster.partition("://")
+    far = bool(place) and scheme in PLAIN and not _is_here(settings.cluster)
+    bare = settings.cluster in ("slurm", "pbs") and not settings.cluster_options.get("security", True)
+    if (far or bare) and not settings.dask_without_tls:
+        raise ClusterError(
+            f"The Dask cluster ({settings.cluster}) would be reached without TLS, and run whatever anybody in the network sends it."
+            " Use tls://, with SEGKIT_DASK_TLS_CA, _CERT and _KEY. Where nobody else is in its network, set SEGKIT_DASK_WITHOUT_TLS=true."
+        )
+
+
+def _is_here(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def configure() -> None:
@@ -224,10 +296,10 @@ def local_workers(settings: Settings) -> int:
 
 def _closing(client: Client, cluster: Any = None) -> Callable[[], None]:
     def close() -> None:
-        with contextlib.suppress(*ClusterLost):
+        with contextlib.suppress(*ClusterLost, RuntimeError):
             client.close(timeout=5)
         if cluster is not None:
-            with contextlib.suppress(*ClusterLost):
+            with contextlib.suppress(*ClusterLost, RuntimeError):
                 cluster.close()
 
     return close
@@ -255,6 +327,11 @@ def _threads(settings: Settings) -> Cluster:
 
 
 def _address(settings: Settings) -> Cluster:
+    certificates = settings.dask_tls_ca, settings.dask_tls_cert, settings.dask_tls_key
+    if settings.cluster.startswith(("tls", "wss")) and not all(certificates):
+        raise ClusterError(
+            f"{settings.cluster} asks for certificates: set SEGKIT_DASK_TLS_CA, SEGKIT_DASK_TLS_CERT and SEGKIT_DASK_TLS_KEY."
+        )
     security = Security(
         tls_ca_file=settings.dask_tls_ca, tls_client_cert=settings.dask_tls_cert, tls_client_key=settings.dask_tls_key,
         require_encryption=settings.cluster.startswith(("tls", "wss")),

@@ -86,12 +86,15 @@ def attempt_large(task: Task, scratch: str, executor: Executor, *, tile: int, me
                 raise ImageChangedError
             task = replace(task, pixel_size_um=pixel_size_at(task, image))
             written, told = _write(task, image, scratch, executor, tile, memory_bytes)
+            image.refuse_changed()
             frames = image.times
         result = results.open_result(task.staging)
         summary = summarise_frames(result.read_objects(summarised(result.read_schema().names)), frames) | told
         folder(scratch).remove()
     except (SegkitError, MemoryError, OSError) as error:
         results.discard(task.staging)
+        if isinstance(error, ImageChangedError):
+            folder(scratch).remove()  # some of the tiles may be of the other image
         return Failed(task.job_id, task.attempt, kind_of(error), reason_of(error))
     return Done(task.job_id, task.attempt, written, summary, time.perf_counter() - started)
 

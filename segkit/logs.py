@@ -67,14 +67,22 @@ def configure(level: str, form: str) -> None:
     record.propagate = form == "json"
 
 
-@contextmanager
-def about(**names: Any) -> Iterator[None]:
-    """Name what the lines that are logged within this block are about, such as `job=7`, besides what the blocks around it name."""
-    token = _about.set({**_about.get(), **names})
-    try:
-        yield
-    finally:
-        _about.reset(token)
+class about:
+    """Name what the lines that are logged within this block are about, such as `job=7`, besides what the blocks around it name.
+
+    A class, because every request of the service goes through it, and a generator takes three times as long.
+    """
+
+    __slots__ = ("_names", "_token")
+
+    def __init__(self, **names: Any) -> None:
+        self._names = names
+
+    def __enter__(self) -> None:
+        self._token = _about.set({**_about.get(), **self._names})
+
+    def __exit__(self, *exception: object) -> None:
+        _about.reset(self._token)
 
 
 def names() -> Mapping[str, Any]:

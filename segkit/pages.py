@@ -80,7 +80,7 @@ def decode_cursor(cursor: str, scope: str) -> Place:
 
 
 def _mark(moment: int, number: int, scope: str) -> bytes:
-    return hashlib.blake2b(f"{moment}:{number}:{scope}".encode(), digest_size=MARK_BYTES).digest()
+    return hashlib.blake2b(f"{moment}:{number}:{scope}".encode("utf-8", "surrogatepass"), digest_size=MARK_BYTES).digest()
 
 
 def check_page(limit: int, after: str | None, offset: int | None) -> None:

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     dask_tls_ca: str | None = Field(None, description="CA certificate file for a scheduler reached by tls://.")
     dask_tls_cert: str | None = Field(None, description="This client's certificate file for a scheduler reached by tls://.")
     dask_tls_key: str | None = Field(None, description="This client's key file for a scheduler reached by tls://.")
+    dask_without_tls: bool = Field(
+        False, description="Allow a scheduler on another machine without TLS: whoever reaches its port runs code on all workers."
+    )
     lease_seconds: float = Field(60, gt=0, description="How long a worker's claim on a job holds without being renewed.")
     beat_seconds: float = Field(15, gt=0, description="How often a worker renews its claims; well under the lease.")
     poll_seconds: float = Field(1, gt=0, description="How long an idle worker waits before it looks for jobs again.")
@@ -140,6 +143,9 @@ class Settings(BaseSettings):
     )
     token: SecretStr | None = Field(
         None, min_length=16, description="Token that lets in with all rights; empty: made and shown once when one is required."
+    )
+    metrics_token: SecretStr | None = Field(
+        None, min_length=16, description="Token for /metrics and /health alone, for Prometheus; good also while the database is down."
     )
     allowed_hosts: Names = Field(
         (), description="Names under which the service may be asked for, besides this machine's own; naming any requires a token."

@@ -129,7 +129,8 @@ class Upload:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk cannot take what is left, which nobody wants any more
+            self._file.close()
         remove(self._part)
 
 

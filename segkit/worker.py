@@ -8,17 +8,18 @@ another attempt is made; a worker that was given up for dead can commit nothing.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import socket
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
@@ -31,14 +32,14 @@ from segkit.large import perform_large
 from segkit.meter import Meter
 from segkit.schema import ErrorKind
 from segkit.settings import Settings
-from segkit.tasks import Done, Failed, Large, Task, perform
+from segkit.tasks import Done, Failed, Large, Pace, Task, perform, reason_of
 
 log = logging.getLogger(__name__)
 
 #: A bundle of small images should keep a thread busy about this long, so that Dask's cost per task does not show.
 BUNDLE_SECONDS = 1.0
-#: Images that take less than this are mostly Python's own work: more than two threads of a process would only wait for each other.
-QUICK_SECONDS, QUICK_THREADS = 0.1, 2
+#: Of bundles that a process does in turn it has so many, so that the next is there when one is done.
+AT_HAND = 2
 #: Finished tasks that arrive within this time of each other are committed together.
 GATHER_SECONDS = 0.01
 #: How long SIGTERM lets running tasks finish before they are given back.
@@ -66,7 +67,9 @@ class Bundle:
 
     claims: list[jobs.Claim]
     future: Any = None  #: of Dask, or of the thread that a large image has
+    in_turn: bool = False  #: its process does no other such bundle meanwhile
     staging: list[str] = field(default_factory=list)  #: where its attempts write
+    cluster: cluster.Cluster | None = None  #: where it flies
 
 
 DIED = "The worker process died while this image was in it: it ran out of memory (SEGKIT_WORKER_MEMORY), or a library crashed."
@@ -100,7 +103,7 @@ class Worker:
         self._waiting: list[jobs.Claim] = []
         self._flying: dict[int, Bundle] = {}
         self._arrived: SimpleQueue[Bundle] = SimpleQueue()
-        self._pace: dict[int, float] = {}
+        self._pace: defaultdict[int, Pace] = defaultdict(Pace)
         self._stopping = threading.Event()
         self._cluster: cluster.Cluster | None = None
         self._look_again = 0.0
@@ -158,10 +161,10 @@ class Worker:
         self._held.add(claims)
         self._waiting.extend(claims)
 
-    def _room(self) -> int:
+    def _room(self, leaving: int = 0) -> int:
         """How many jobs to claim now: a batch when less than one is held; none when stopping, or while a suspect waits to be alone."""
         batch = self._threads() * self.settings.prefetch
-        if self._stopping.is_set() or len(self._held.all()) > batch or any(claim.suspect for claim in self._waiting):
+        if self._stopping.is_set() or len(self._held.all()) - leaving > batch or any(claim.suspect for claim in self._waiting):
             return 0
         return batch
 
@@ -187,34 +190,41 @@ class Worker:
         for claim in calm:
             by_run.setdefault(claim.run_id, []).append(claim)
         for run_id, claims in by_run.items():
-            self._launch_run(claims, self._pace.get(run_id, math.inf))
+            self._launch_run(claims, self._pace[run_id])
 
-    def _launch_run(self, claims: list[jobs.Claim], pace: float) -> None:
+    def _launch_run(self, claims: list[jobs.Claim], pace: Pace) -> None:
         """Send claims of one run in bundles of as many images as keep a thread busy for `BUNDLE_SECONDS`.
 
-        Images that take long are all sent, and queue at Dask. Of quick ones so many are sent as processes do well at a time.
+        Images that take long are all sent, and queue at Dask. Quick ones are done in turn by each process, and of those whose
+        pace is not known yet each thread gets one; the rest waits here.
         """
-        quick = pace <= QUICK_SECONDS
-        threads = min(QUICK_THREADS * self._connected().processes, self._threads()) if quick else self._threads()
-        free = threads - len(self._flying) if quick else len(claims)
-        size = max(1, min(-(-len(claims) // threads), int(BUNDLE_SECONDS / pace)))
+        hands = self._connected().processes if pace.in_turn else self._threads()
+        places = min(AT_HAND * hands, self._threads())
+        flying = sum(bool(bundle.staging) for bundle in self._flying.values())  # large images are spread by threads of ours
+        free = places - flying if pace.in_turn or pace == Pace() else len(claims)
+        size = max(1, min(-(-len(claims) // hands), int(BUNDLE_SECONDS / pace.seconds)))
         for number, start in enumerate(range(0, len(claims), size)):
             bundle = claims[start : start + size]
             if number < free:
-                self._fly(Bundle(bundle))
+                self._fly(Bundle(bundle, in_turn=pace.in_turn))
             else:
                 self._waiting.extend(bundle)
 
     def _fly(self, bundle: Bundle) -> None:
         tasks = [self._task(claim) for claim in bundle.claims]
         bundle.staging = [task.staging for task in tasks]
+        bundle.cluster = self._connected()
         self._flying[id(bundle)] = bundle
-        bundle.future = self._connected().submit(perform, tasks, done=lambda _: self._arrived.put(bundle))
+        try:
+            bundle.future = bundle.cluster.submit(partial(perform, in_turn=bundle.in_turn), tasks, done=lambda _: self._arrived.put(bundle))
+        except cluster.ClusterLost as error:
+            self._flying.pop(id(bundle))
+            self._lose(bundle, error)
 
     def _fly_large(self, claim: jobs.Claim) -> None:
         """Spread one large image over the cluster, from a thread of its own; large images take turns."""
-        bundle = Bundle([claim])
         connected = self._connected()
+        bundle = Bundle([claim], cluster=connected)
         scratch = results.scratch(self.settings.home, claim.run_id, claim.image_id)
         self._flying[id(bundle)] = bundle
         bundle.future = self._large.submit(
@@ -259,6 +269,8 @@ class Worker:
 
     def _connected(self) -> cluster.Cluster:
         """Return the cluster, connecting to it first or again."""
+        if self._cluster is not None and self._cluster.lost:
+            self._disconnect()
         if self._cluster is None:
             kernels.ready()
             self._cluster = self._patiently(cluster.connect, self.settings)
@@ -295,7 +307,7 @@ class Worker:
         if outcomes:
             accepted, more = self._patiently(self._record, outcomes)
             self._report(outcomes, accepted)
-            self._held.drop([outcome.job_id for outcome in outcomes])
+            self._held.drop(outcomes)
             self._published.clear()
             self._held.add(more)
             self._waiting.extend(more)
@@ -310,48 +322,67 @@ class Worker:
                 results.discard(place)
             return [Failed(claim.job_id, claim.attempt, ErrorKind.CRASH, DIED) for claim in bundle.claims]
         except cluster.ClusterLost as error:
-            log.warning("The Dask cluster was lost (%s); its jobs go back to the queue", error or type(error).__name__)
-            self._disconnect()
-            self._give_back(bundle.claims)
+            self._lose(bundle, error)
             return []
-        seconds = [outcome.seconds for outcome in outcomes if isinstance(outcome, Done)]
-        if seconds:
-            self._pace[bundle.claims[0].run_id] = sum(seconds) / len(seconds)
+        run_id = bundle.claims[0].run_id
+        self._pace[run_id] = self._pace[run_id].after(outcomes)
         return outcomes
 
-    def _record(self, outcomes: list[Done | Failed]) -> tuple[set[int], list[jobs.Claim]]:
+    def _lose(self, bundle: Bundle, error: BaseException) -> None:
+        """Give back the jobs of a bundle whose cluster is gone; a cluster that was connected to since is left alone."""
+        log.warning("The Dask cluster was lost (%s); its jobs go back to the queue", error or type(error).__name__)
+        if bundle.cluster is self._cluster:
+            self._disconnect()
+        self._give_back(bundle.claims)
+
+    def _record(self, outcomes: list[Done | Failed]) -> tuple[list[Done], list[jobs.Claim]]:
         """Commit: finish the jobs whose lease still holds, put their files in place, list their results, claim more. All or nothing."""
-        claims = {claim.job_id: claim for claim in self._held.all()}
         done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
         failed = [jobs.Failed(each.job_id, each.attempt, each.kind, each.reason) for each in outcomes if isinstance(each, Failed)]
         with self.database.write() as connection:
-            held = {row.id for row in jobs.hold(connection, [*done, *failed])}
-            kept = [each for each in done if each.job_id in held]
-            self._publish([(each.written.path, claims[each.job_id]) for each in kept])
-            rows = [self._row(claims[each.job_id], each) for each in kept]
+            held = {(row.id, row.attempt) for row in jobs.hold(connection, [*done, *failed])}
+            kept = [each for each in done if (each.job_id, each.attempt) in held]
+            spoilt = self._publish([(each.written.path, self._held.of(each)) for each in kept])
+            kept = [each for each in kept if each.written.path not in spoilt]
+            rows = [self._row(self._held.of(each), each) for each in kept]
             finished = [jobs.Finished(each.job_id, each.attempt, each.written.objects) for each in kept]
             accepted, more = jobs.exchange(
                 connection,
                 self.name,
-                self._room(),
+                self._room(len(outcomes)),
                 self.settings.lease_seconds,
                 finished,
-                failed,
+                [*failed, *spoilt.values()],
                 retry_seconds=self.settings.retry_seconds,
                 along=results.insertion(connection, rows) if rows else None,
             )
+        kept = [each for each in kept if each.job_id in accepted]
         for each in done:
-            if each.job_id not in accepted:
+            if each not in kept:
                 results.discard(each.written.path)
-        return accepted, more
+        return kept, more
 
-    def _publish(self, written: list[tuple[str, jobs.Claim]]) -> None:
-        """Move results to their final places. The jobs' rows are locked, so no other attempt can do the same.
+    def _publish(self, written: list[tuple[str, jobs.Claim]]) -> dict[str, jobs.Failed]:
+        """Move results to their final places; return, by place, the failures of those that somebody deleted or that cannot be moved.
 
-        When the commit fails after the move, the transaction is repeated, but the move is not.
+        The jobs' rows are locked, so no other attempt can do the same. When the commit fails after the move, the transaction is
+        repeated, but the move is not.
         """
-        new = [(path, claim.run_id, claim.image_id) for path, claim in written if path not in self._published]
-        results.publish_all(self.settings.home, new, moved=self._published)
+        spoilt: dict[str, jobs.Failed] = {}
+        while left := {path: claim for path, claim in written if path not in self._published and path not in spoilt}:
+            try:
+                results.publish_all(
+                    self.settings.home, [(path, claim.run_id, claim.image_id) for path, claim in left.items()], self._published
+                )
+            except DiskFullError:
+                raise
+            except OSError as error:
+                path = next((path for path in left if path not in self._published), None)
+                if path is None:
+                    raise
+                reason = f"Its result could not be put in place. {reason_of(error)}"
+                spoilt[path] = jobs.Failed(left[path].job_id, left[path].attempt, ErrorKind.INFRASTRUCTURE, reason)
+        return spoilt
 
     def _row(self, claim: jobs.Claim, done: Done) -> results.NewResult:
         return results.NewResult(
@@ -367,14 +398,13 @@ class Worker:
             seconds=done.seconds,
         )
 
-    def _report(self, outcomes: list[Done | Failed], accepted: set[int]) -> None:
-        claims = {claim.job_id: claim for claim in self._held.all()}
+    def _report(self, outcomes: list[Done | Failed], accepted: list[Done]) -> None:
         for outcome in outcomes:
-            claim = claims[outcome.job_id]
+            claim = self._held.of(outcome)
             if isinstance(outcome, Failed):
                 self.failed += 1
                 event = Event(claim.job_id, claim.run_id, claim.name, "failed", outcome.reason)
-            elif outcome.job_id in accepted:
+            elif outcome in accepted:
                 self.done += 1
                 self._meter.add(claim.segmenter, outcome.seconds)
                 event = Event(claim.job_id, claim.run_id, claim.name, "done", f"{outcome.written.objects} objects")
@@ -422,7 +452,7 @@ class Worker:
                 jobs.release(connection, claims)
         except (DatabaseError, DiskFullError) as error:
             log.warning("%d jobs could not be given back (%s); they return when their leases run out", len(claims), error)
-        self._held.drop([claim.job_id for claim in claims])
+        self._held.drop(claims)
 
     def _patiently(self, act: Callable[..., Any], *arguments: Any) -> Any:
         """Repeat something that needs the database, its disk or the cluster until it works, or until told to stop."""

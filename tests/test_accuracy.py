@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from benchmarks import accuracy
 from benchmarks.train_tissue import classes_of
+from segkit.segmenters.network import SHIPPED, read_card
 from segkit.synthetic import nuclei_field
 
 
@@ -39,7 +40,19 @@ def test_figures_of_each_part_and_of_both(folder, capsys, monkeypatch):
     assert found["f1_50"] == found["all"]["f1_50"] == parts["report"]["f1_50"] > 0.7
     assert "cellpose: not run." in said
     assert "scikit-image" in said
-    assert cv2.imread(str(folder / "artefacts" / "accuracy-worst-all.png")).shape[1] > 800
+    assert cv2.imread(str(folder / "artefacts" / "accuracy-worst-threshold-all.png")).shape[1] > 800
+
+
+@pytest.mark.parametrize("name", ["nuclei", "nuclei-net"])
+def test_it_says_which_images_the_weights_have_seen(folder, name):
+    card = read_card(str(SHIPPED))
+    for known in (card["trained_on"][0], card["validated_on"][0]):
+        for ending in (".png", ".labels.png"):
+            (folder / f"{known}{ending}").write_bytes((folder / f"field0{ending}").read_bytes())
+    said = accuracy.seen_by(name, accuracy.read_pairs(folder))
+    assert f"trained on: 1 of these images: {card['trained_on'][0][:8]}" in said
+    assert f"validated on: 1 of these images: {card['validated_on'][0][:8]}" in said
+    assert said.endswith("never seen by the weights: 6 of these images")
 
 
 def test_kinds_come_from_the_index(folder, capsys, monkeypatch):

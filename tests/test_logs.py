@@ -10,19 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import distributed
 import pytest
 from plates import write_plate
 from plugins import install
+from services import service
 
 import segkit
 from segkit import logs
-from segkit.settings import process_environment
+from segkit.settings import Settings, process_environment
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "a-token-for-tests-only-0123456789"
@@ -118,16 +120,6 @@ def process(*command: str | Path, log: Path, **variables: str) -> Iterator[subpr
                 started.kill()
 
 
-def said_in(log: Path, pattern: str, running: subprocess.Popen[bytes], seconds: float = 60) -> re.Match[str]:
-    """Wait for something that must come to be said."""
-    deadline = time.monotonic() + seconds
-    while not (found := re.search(pattern, log.read_text())):
-        assert running.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-    return found
-
-
 def lines_of(log: Path) -> list[dict[str, Any]]:
     """Read a file of lines of JSON."""
     text = log.read_text()
@@ -136,57 +128,129 @@ def lines_of(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
-def test_lines_of_tasks_name_run_job_and_attempt_wherever_dask_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker, and a Dask scheduler and worker that were started by hand with conf/dask.yaml."""
-    home, plate = tmp_path / "home", write_plate(tmp_path / "plate", [1, 2])
+def test_lines_of_tasks_name_run_job_and_attempt_on_a_dask_worker_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Dask worker is a process of its own, started by hand with conf/dask.yaml as in docker-compose.yml."""
+    home, log, plate = tmp_path / "home", tmp_path / "dask.log", write_plate(tmp_path / "plate", [1, 2])
     write_plate(plate, [1], first=1500)  # brighter than 200: fails
-    monkeypatch.syspath_prepend(install(tmp_path / "site", "talkative", TALKATIVE))
-    variables = {"PYTHONPATH": str(tmp_path / "site"), "DASK_CONFIG": str(ROOT / "conf" / "dask.yaml")}
-    told = {name: tmp_path / f"{name}.log" for name in ("scheduler", "dask", "worker")}
-    dask = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-    with process(*dask, log=told["scheduler"], **variables) as scheduler:
-        address = said_in(told["scheduler"], r"tcp://127\.0\.0\.1:\d+", scheduler)[0]
-        hands = ["distributed.cli.dask_worker", address, "--nthreads", "2", "--no-dashboard", "--memory-limit", "2GiB", "--host", "127.0.0.1"]
-        with process(*hands, log=told["dask"], **variables):
-            with segkit.open(home) as kit:
-                project = kit.project("plate", create=True)
-                project.add(plate)
-                run = project.segment("talkative").number
-            given = {"SEGKIT_CLUSTER": address, "SEGKIT_LOG_FORMAT": "json", "SEGKIT_LOG_LEVEL": "INFO", "SEGKIT_MAX_ATTEMPTS": "1"}
-            with process("segkit", "worker", "--until-idle", "--home", home, log=told["worker"], **variables, **given) as worker:
-                assert worker.wait(120) == 0, told["worker"].read_text()
-    with segkit.open(home) as kit:
+    site = install(tmp_path / "site", "talkative", TALKATIVE)
+    monkeypatch.syspath_prepend(site)
+    scheduler = distributed.LocalCluster(
+        n_workers=0, host="127.0.0.1", scheduler_kwargs={"dashboard": False}, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+    )
+    given = {"PYTHONPATH": str(site), "DASK_CONFIG": str(ROOT / "conf" / "dask.yaml")}
+    options = ["--nthreads", "2", "--no-nanny", "--no-dashboard", "--memory-limit", "2GiB", "--local-directory", tmp_path / "spill"]
+    dask = ["distributed.cli.dask_worker", scheduler.scheduler_address, "--host", "127.0.0.1", *options]
+    with (
+        scheduler,
+        process(*dask, log=log, **given) as process_of_dask,
+        segkit.open(home, cluster=scheduler.scheduler_address, max_attempts=1, threads_per_worker=2) as kit,
+    ):
+        project = kit.project("plate", create=True)
+        project.add(plate)
+        run = project.segment("talkative").number
+        kit.work_off()
         jobs = {job.id: job.status for job in kit.run(run).jobs().items}
     assert sorted(jobs.values()) == ["done", "done", "failed"]
-    talked = [line for line in lines_of(told["dask"]) if line["logger"] == "lab.method"]
+    lines = lines_of(log)
+    talked = [line for line in lines if line["logger"] == "lab.method"]
     assert sorted((line["run"], line["job"], line["attempt"]) for line in talked) == sorted((run, job, 1) for job in jobs)
     assert {line["message"] for line in talked} == {"asked postgresql://********@db/lab with Authorization: Bearer ********"}
+    assert {line["process"] for line in talked} == {process_of_dask.pid}
     (failed,) = [job for job, status in jobs.items() if status == "failed"]
-    (fault,) = [line for line in lines_of(told["dask"]) if "exception" in line]
+    (fault,) = [line for line in lines if "exception" in line]
     assert (fault["job"], fault["logger"], fault["level"]) == (failed, "segkit.tasks", "INFO")
     assert fault["exception"].endswith("RuntimeError: https://db/?token=********")
-    records = [line for line in lines_of(told["worker"]) if line["logger"] == "segkit-record"]
-    assert sorted((line["run"], line["job"], line["attempt"]) for line in records) == sorted((run, job, 1) for job in jobs)
-    assert {line["worker"] for line in records} == {line["worker"] for line in talked}
-    assert {line["process"] for line in records} != {line["process"] for line in talked}
+    (name,) = {line["worker"] for line in talked}
+    records = logs.tail(str(home), name, failed, 10)
+    assert len(records) == 1
+    assert f"job {failed}, run {run}, attempt 1, " in records[0]
+    assert TOKEN not in records[0]
 
 
-def test_lines_of_the_service_name_their_request(tmp_path: Path) -> None:
-    log = tmp_path / "server.log"
-    given = {"SEGKIT_LOG_FORMAT": "json", "SEGKIT_LOG_LEVEL": "DEBUG", "SEGKIT_TOKEN": TOKEN, "SEGKIT_SLOW_QUERY_MS": "0"}
-    with process("segkit", "serve", "--port", "0", "--no-work", "--home", tmp_path / "home", log=log, **given) as server:
-        link = said_in(log, r"http://[^/]+/", server)[0]
-        with httpx.Client(base_url=link, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as client:
-            mine = client.get("api/projects", headers={"X-Request-ID": "from-nginx-0123"})
-            made = client.get(f"api/nowhere?token={TOKEN}")
-            forged = client.get("api/projects", headers={"X-Request-ID": 'x" level="ERROR'})
-            client.get("api/projects", headers={"Authorization": f"Bearer {TOKEN}x"})
+CONFIGURED = f"""
+import logging, sys
+from segkit import logs
+logs.configure("INFO", sys.argv[1])
+with logs.about(request="5f2c-1a"):
+    logging.getLogger("segkit.worker").info("redis://:{PASSWORD}@host/0 does not answer")
+    logging.getLogger("uvicorn.error").warning('"WebSocket /api/events?token={TOKEN}" [accepted]')
+    logging.getLogger("uvicorn.access").info("GET /")
+    logs.record.setLevel("INFO")
+    logs.record.info("job 7: done")
+    try:
+        raise OSError("postgresql://me:{PASSWORD}@db/lab")
+    except OSError:
+        logging.getLogger("segkit").exception("It failed.")
+"""
+
+
+def configured(form: str) -> list[str]:
+    """What a process says that set its logging up by conf/logging.toml."""
+    done = subprocess.run([sys.executable, "-c", CONFIGURED, form], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert PASSWORD not in done.stderr
+    assert TOKEN not in done.stderr
+    return done.stderr.splitlines()
+
+
+def test_lines_for_people() -> None:
+    lines = configured("text")
+    assert lines[:3] == [
+        "INFO redis://********@host/0 does not answer [request=5f2c-1a]",
+        'WARNING "WebSocket /api/events?token=********" [accepted] [request=5f2c-1a]',
+        "ERROR It failed. [request=5f2c-1a]",
+    ]
+    assert lines[-1] == "OSError: postgresql://********@db/lab"
+
+
+def test_lines_for_machines() -> None:
+    lines = [json.loads(line) for line in configured("json")]
+    assert [(line["level"], line["logger"]) for line in lines] == [
+        ("INFO", "segkit.worker"),
+        ("WARNING", "uvicorn.error"),
+        ("INFO", "segkit-record"),
+        ("ERROR", "segkit"),
+    ]
+    assert {line["request"] for line in lines} == {"5f2c-1a"}
+    assert lines[3]["exception"].endswith("OSError: postgresql://********@db/lab")
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", line["time"]) for line in lines)
+    assert "about" not in lines[0]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Iterator[Path]:
+    """A file of what this process logs, put down as conf/logging.toml says of machines."""
+    log = tmp_path / "log"
+    handler = logging.FileHandler(log)
+    said = tomllib.loads((ROOT / "conf" / "logging.toml").read_text())["formatters"]["json"]
+    handler.setFormatter(logs.Json(said["fmt"], rename_fields=said["rename_fields"], timestamp=said["timestamp"]))
+    handler.addFilter(logs.About())
+    logger = logging.getLogger("segkit")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield log
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def test_lines_of_the_service_name_their_request(make_settings: Callable[..., Settings], lines: Path) -> None:
+    settings = make_settings("sqlite", token=TOKEN)
+    with service(settings, Authorization=f"Bearer {TOKEN}") as client:
+        mine = client.get("/api/projects", headers={"X-Request-ID": "from-nginx-0123"})
+        made = client.get(f"/api/nowhere?token={TOKEN}")
+        forged = client.get("/api/projects", headers={"X-Request-ID": 'x" level="ERROR'})
+        assert client.get("/api/projects", headers={"Authorization": f"Bearer {TOKEN}x"}).status_code == 401
+        (Path(settings.home) / "segkit.db").rename(Path(settings.home) / "away.db")
+        client.app.state.kit.database.engine.dispose()
+        assert client.get("/health", headers={"X-Request-ID": "without-database"}).status_code == 503
     assert mine.headers["x-request-id"] == "from-nginx-0123"
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]+", forged.headers["x-request-id"])
-    lines = lines_of(log)
-    accesses = {line["request"]: line["message"] for line in lines if line["logger"] == "segkit.access"}
+    told = lines_of(lines)
+    accesses = {line["request"]: line["message"] for line in told if line["logger"] == "segkit.access"}
     assert accesses["from-nginx-0123"].startswith("GET /api/projects 200, ")
     assert accesses[made.headers["x-request-id"]].startswith("GET /api/nowhere 404, ")
-    assert len(accesses) == 4
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", line["time"]) for line in lines)
-    assert "from-nginx-0123" in {line["request"] for line in lines if line["logger"] != "segkit.access" and "request" in line}
+    assert len(accesses) == 5
+    (down,) = [line for line in told if line["logger"] == "segkit.server.health"]  # from a thread of the service
+    assert down["request"] == "without-database"

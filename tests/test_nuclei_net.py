@@ -18,7 +18,7 @@ from segkit import segment
 from segkit.errors import InvalidParameterError, InvertedContrastError, ModelFileError
 from segkit.measure import measure, with_confidence
 from segkit.scoring import score
-from segkit.segmenters import parse_parameters
+from segkit.segmenters import nuclei_net, parse_parameters
 from segkit.segmenters.network import SHIPPED, STRIDE, card_file, load_network, read_card
 from segkit.segmenters.nuclei_net import RECIPE, SEGMENTER, NucleiNetParameters
 from segkit.segmenters.optional import file_hash
@@ -85,9 +85,14 @@ def test_threads_agree() -> None:
     assert all(np.array_equal(each, results[0]) for each in results)
 
 
-@pytest.mark.parametrize(("diameter", "tile"), [(18, 192), (7, 256), (60, 320)])
-def test_tiles_give_the_labels_and_the_table_of_the_whole(tmp_path: Path, diameter: float, tile: int) -> None:
-    pixels = nuclei_field((700, 830), 150 if diameter < 40 else 40, diameter=diameter, touching=0.5, seed=5).image
+@pytest.mark.parametrize(("diameter", "tile", "twice"), [(18, 192, True), (18, 256, False), (7, 192, True), (60, 320, True)])
+def test_tiles_give_the_labels_and_the_table_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diameter: int, tile: int, twice: bool
+) -> None:
+    shape = {7: (290, 330), 18: (400, 450), 60: (600, 700)}[diameter]
+    if not twice:  # as images are that are too large to be looked at twice
+        monkeypatch.setattr(nuclei_net, "LOOKED_AT_TWICE", 1)
+    pixels = nuclei_field(shape, 70 if diameter < 40 else 30, diameter=diameter, touching=0.5, seed=5).image
     labels, objects = Labels.of(pixels.shape, 64, 64), Objects()
     segment_large(
         save(tmp_path, pixels), SEGMENTER, SEGMENTER.parameters(),
@@ -95,6 +100,7 @@ def test_tiles_give_the_labels_and_the_table_of_the_whole(tmp_path: Path, diamet
     )  # fmt: skip
     whole, confidence, _ = SEGMENTER.apply(SEGMENTER.prepare(pixels), SEGMENTER.parameters(), None)
     np.testing.assert_array_equal(labels.found, whole)
+    assert RECIPE.plan(pixels, SEGMENTER.parameters()).twice == twice
     expected: pa.Table = with_confidence(measure(whole, pixels), confidence)
     assert objects.table.sort_by("label").to_pydict() == expected.to_pydict()
 

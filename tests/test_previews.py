@@ -93,3 +93,9 @@ NAN = float("nan")
 )
 def test_the_oddest_come_first(looks: list[tuple[int, float]], count: int, chosen: list[int]) -> None:
     assert oddest(looks, count) == chosen
+
+
+def test_the_least_sure_come_first_whatever_else_is_odd_about_them() -> None:
+    looks = [(100, 50.0), (90, 52.0), (0, float("nan")), (110, 250.0), (100, 51.0)]
+    assert oddest(looks, 5, [0.8, 0.5, float("nan"), 0.9, 0.7]) == [2, 1, 4, 0, 3], "after those in which nothing was found"
+    assert oddest(looks, 2, [float("nan")] * 5) == [2, 3], "where it does not say, as without"

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 from plates import QUICK, squares, write_plate
-from scipy.ndimage import label
+from scipy.ndimage import gaussian_filter, label
 
 import segkit
 from segkit import Kit, Run
+from segkit.boards.looks import look_at
 from segkit.errors import NoResultError, SelectionError
+from segkit.synthetic import nuclei_field
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,23 @@ def test_a_report_of_nothing_says_so(kit: Kit, tmp_path: Path) -> None:
     assert "still to do: 1" in repr(report.summary)
     for piece in (report.counts, report.distributions, report.failures, report.best(), report.worst()):
         assert piece._repr_html_()
+
+
+def test_the_least_sure_images_come_first_in_the_run_its_report_and_the_dashboard(kit: Kit, tmp_path: Path) -> None:
+    for number, (count, blur) in enumerate([(10, 0), (10, 3), (30, 0)]):
+        field = nuclei_field((128, 128), count, touching=0, seed=number)
+        tifffile.imwrite(tmp_path / f"{number}.tif", gaussian_filter(field.image, blur))
+    project = kit.project("sure", create=True)
+    project.add(tmp_path)
+    run = project.segment("nuclei").wait()
+    objects = run.objects().to_pandas()
+    means = objects.groupby("image")["confidence"].mean().sort_values()
+    assert means.index[0] == "1.tif", "the blurred one, which is neither the one with most objects nor with fewest"
+    assert means.is_unique
+    assert [tile.title for tile in run.worst(3).tiles] == list(means.index)
+    assert segkit.report(run).worst(1).tiles[0].title == "1.tif"
+    assert segkit.report(run).best(1).tiles[0].title == means.index[-1]
+    assert [each.name for each in look_at(run).worst] == list(means.index)
 
 
 def test_two_runs_are_compared(kit: Kit, run: Run) -> None:

@@ -19,7 +19,7 @@ from segkit import results, tasks
 from segkit.errors import DiskFullError, ImageMissingError, ImageReadError, NotWritableError, SelectionError
 from segkit.images import Limits, Selection, probe
 from segkit.schema import ErrorKind
-from segkit.tasks import Done, Failed, Task, attempt, perform
+from segkit.tasks import Done, Failed, Pace, Task, attempt, perform
 
 BROKEN = """
 from segkit.segmenters import Parameters, Segmenter
@@ -244,3 +244,18 @@ def test_a_segmenter_that_is_not_installed_on_the_worker_is_named(tmp_path: Path
 def test_only_what_another_attempt_can_mend_is_tried_again(error: Exception, kind: ErrorKind) -> None:
     assert tasks.kind_of(error) is kind
     assert tasks.reason_of(error)
+
+
+def test_only_images_that_compute_shortly_and_do_not_wait_go_in_turn() -> None:
+    def done(seconds: float, busy: float) -> list[Done]:
+        return [Done(1, 1, results.Written("", 0, 0, ""), {}, seconds, busy)]
+
+    assert not Pace().in_turn
+    quick = Pace().after(done(0.2, 0.05))  # threads in each other's way
+    assert quick.in_turn
+    assert quick.after(done(0.06, 0.05)).in_turn
+    assert quick.after([Failed(1, 1, ErrorKind.INPUT, "")]) == quick
+    waiting = quick.after(done(0.2, 0.05))  # nobody was in its way
+    assert not waiting.in_turn
+    assert not waiting.after(done(0.05, 0.05)).in_turn
+    assert not Pace().after(done(2.0, 1.9)).in_turn

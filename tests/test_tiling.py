@@ -38,7 +38,7 @@ from segkit.errors import (
 from segkit.images import Selection, open_image
 from segkit.kernels.splitting import split_at_distance_peaks
 from segkit.labels import LabelWriter, open_labels
-from segkit.measure import measure
+from segkit.measure import measure, with_confidence
 from segkit.objects import ObjectWriter, read
 from segkit.segmenters import Parameters, Recipe, Segmenter, Survey
 from segkit.segmenters.recipe import walls
@@ -153,10 +153,10 @@ def check(folder: Path, uri: str, pixels: NDArray[Any], segmenter: Segmenter, pa
     labels, objects = Labels.of(pixels.shape[:2], *chunk), Objects()
     scratch = str(folder / f"scratch-{uuid.uuid4().hex}")
     tiled = segment_large(uri, segmenter, parameters, folder=scratch, labels=labels, objects=objects, **options)
-    whole = segmenter.function(segmenter.prepare(pixels), parameters, options.get("pixel_size_um"))
+    whole, confidence, _ = segmenter.apply(segmenter.prepare(pixels), parameters, options.get("pixel_size_um"))
     np.testing.assert_array_equal(labels.found, whole)
     channels = ("red", "green", "blue") if segmenter.colour else None
-    expected = measure(whole, pixels, channels=channels, pixel_size_um=options.get("pixel_size_um"))
+    expected = with_confidence(measure(whole, pixels, channels=channels, pixel_size_um=options.get("pixel_size_um")), confidence)
     assert tiled.objects == whole.max(initial=0) == objects.table.num_rows
     assert objects.table.equals(expected, check_metadata=True)
     return tiled
@@ -259,13 +259,13 @@ def test_nuclei_in_any_tiles(tmp_path: Path, field_of_nuclei: tuple[str, NDArray
     assert tiled.objects > 1000
 
 
-@pytest.mark.parametrize("name", ["nuclei", "spheroid"])
+@pytest.mark.parametrize(("name", "told"), [("nuclei", {}), ("nuclei", {"recipe": "classical"}), ("spheroid", {})])
 @pytest.mark.parametrize(("tile", "executor"), [(128, eight_threads), (192, shuffled)])
-def test_other_segmenters_in_tiles(tmp_path: Path, name: str, tile: int, executor: Any) -> None:
+def test_other_segmenters_in_tiles(tmp_path: Path, name: str, told: dict[str, Any], tile: int, executor: Any) -> None:
     pixels = nuclei_field((330, 400), 90, seed=6, touching=0.6).image
     segmenter = segmenters.get(name)
     tiled = check(
-        tmp_path, save(tmp_path, pixels), pixels, segmenter, segmenter.parameters(), tile=tile, executor=executor, chunk=(128, 128)
+        tmp_path, save(tmp_path, pixels), pixels, segmenter, segmenter.parameters(**told), tile=tile, executor=executor, chunk=(128, 128)
     )
     assert tiled.objects > 20
 

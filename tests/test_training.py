@@ -150,3 +150,16 @@ def test_a_small_network_learns_goes_on_where_it_was_cut_off_and_is_used(tmp_pat
     assert trained.worst(2).axes
     ours = pool(score(image.labels, segment(image.pixels, SEGMENTER, model=str(trained.path))) for image in checked)
     assert ours == pool(each.scores for each in trained.judged["validation"])
+
+
+@needs_torch
+def test_the_same_seed_gives_the_same_scores(tmp_path: Path) -> None:
+    from segkit import training
+
+    images = [image_of(seed) for seed in range(6)]
+    asked = training.FitSettings(steps=30, crops=2, edge=64, rate=5e-3, warmup=5, look_every=30, averaging=0.9, widths=(8, 12, 16, 16))
+    tables = [
+        training.train_network(images, tmp_path / f"{name}.onnx", data="made in code", licence="none", settings=asked).table
+        for name in ("first", "again")
+    ]
+    np.testing.assert_allclose(tables[1].to_numpy(), tables[0].to_numpy(), atol=0.01)

@@ -16,6 +16,7 @@ import zstandard
 from sqlalchemy import JSON, Column, Connection, MetaData, NullPool, Table, create_engine, delete, func, insert, inspect, select, text
 
 from segkit.database import Database
+from segkit.database.faults import sqlite_fault
 from segkit.errors import DatabaseCorruptError
 from segkit.files import PIECE
 from segkit.schema import Base, Moment
@@ -52,12 +53,15 @@ def snapshot(database: Database, beside: Path) -> Iterator[Connection]:
 
 def copy_sqlite(path: Path, copy: Path) -> None:
     """Copy a SQLite database that others use, and have SQLite read all of the copy."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as given, closing(sqlite3.connect(copy)) as taken:
-        given.backup(taken)
-        said = taken.execute("PRAGMA integrity_check").fetchone()
-        if said != ("ok",):
-            raise DatabaseCorruptError(f"SQLite says of {path}: {said[0]}. Restore the newest backup that was made before.")
-        taken.execute("PRAGMA journal_mode=DELETE")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as given, closing(sqlite3.connect(copy)) as taken:
+            given.backup(taken)
+            said = taken.execute("PRAGMA integrity_check").fetchone()
+            if said != ("ok",):
+                raise DatabaseCorruptError(f"SQLite says of {path}: {said[0]}. Restore the newest backup that was made before.")
+            taken.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.Error as error:
+        raise sqlite_fault(error, path) from error
 
 
 def tables() -> list[Table]:

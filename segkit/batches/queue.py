@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, String, case, func, inser
 from segkit.batches.records import Claim, Ended, Notify, Request
 from segkit.errors import UnknownBatchError
 from segkit.jobs.outcomes import WAITING, pause
-from segkit.jobs.statements import later, now, sayable, word
+from segkit.jobs.statements import is_due, later, now, sayable, word
 from segkit.rows import given_ids, hand_ids
 from segkit.schema import Base, ErrorKind, JobStatus
 
@@ -102,7 +102,7 @@ def claim(connection: Connection, worker: str, limit: int, lease_seconds: float,
     room = min(limit, most - running)
     if room < 1:
         return []
-    ready = select(batch.c.id).where(has_status(JobStatus.QUEUED), batch.c.not_before <= now())
+    ready = select(batch.c.id).where(has_status(JobStatus.QUEUED), is_due(batch.c.not_before))
     chosen = connection.scalars(ready.order_by(batch.c.priority.desc(), batch.c.id).limit(room).with_for_update(skip_locked=True)).all()
     if not chosen:
         return []
@@ -124,7 +124,7 @@ def claim(connection: Connection, worker: str, limit: int, lease_seconds: float,
 
 def anything_to_do(connection: Connection) -> bool:
     """Whether a claim might find something: a look that takes no lock."""
-    ready = has_status(JobStatus.QUEUED) & (batch.c.not_before <= now())
+    ready = has_status(JobStatus.QUEUED) & is_due(batch.c.not_before)
     late = has_status(JobStatus.RUNNING) & (batch.c.lease_until < now())
     return any(connection.scalar(select(batch.c.id).where(each).limit(1)) is not None for each in (ready, late))
 

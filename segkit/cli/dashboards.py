@@ -17,16 +17,18 @@ from segkit.cli.terminal import Home
 settings_module = lazy_loader.load("segkit.settings", suppress_warning=True)
 
 commands = typer.Typer()
-PORT = 8866
+HOST, PORT = "127.0.0.1", 8866
 
 
 @commands.command()
 def voila(
     home: Home = None,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = PORT,
+    host: Annotated[str, typer.Option(help="Address to listen on. Voila asks for no login: only nginx may reach any but this.")] = HOST,
+    port: Annotated[int, typer.Option(help="Port.")] = PORT,
+    root_path: Annotated[str, typer.Option(help="Path prefix under which a proxy shows it, such as /voila.")] = "",
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in this desktop's browser.")] = False,
 ) -> None:
-    """Show the dashboards of `dashboards/*.ipynb` with Voila, to this machine alone. Ctrl-C ends it.
+    """Show the dashboards of `dashboards/*.ipynb` with Voila, to this machine alone unless told otherwise. Ctrl-C ends it.
 
     Kernels are kept warm, so that a page opens at once, and end when their page has gone: conf/voila.json.
     """
@@ -34,13 +36,14 @@ def voila(
     place = chosen.home if "://" in chosen.home else str(Path(chosen.home).expanduser().resolve())  # kernels start elsewhere
     conf = str(settings_module.shared_folder("conf"))  # there Voila finds voila.json, and voila/templates/segkit
     environment = settings_module.process_environment(SEGKIT_HOME=place, JUPYTER_CONFIG_PATH=conf, JUPYTER_PATH=conf)
-    os.execve(sys.executable, command_of(port, show), environment)  # Voila itself gets the signals that end it
+    os.execve(sys.executable, command_of(port, show, host, root_path), environment)  # Voila itself gets the signals that end it
 
 
-def command_of(port: int, show: bool) -> list[str]:
-    """Return what starts Voila, bound to loopback whatever its configuration says."""
+def command_of(port: int, show: bool, host: str = HOST, root_path: str = "") -> list[str]:
+    """Return what starts Voila, bound to loopback unless told otherwise here, whatever its configuration says."""
     folder = str(settings_module.shared_folder("dashboards"))
-    own = ["--Voila.ip=127.0.0.1", f"--port={port}", f"--Voila.open_browser={show}"]
+    own = [f"--Voila.ip={host}", f"--port={port}", f"--Voila.open_browser={show}"]
+    own += [f"--Voila.base_url={root_path.rstrip('/')}/"] if root_path else []
     return [sys.executable, "-m", "voila", folder, *page_options(settings_module.shared_folder("conf") / "voila.json"), *own]
 
 

@@ -8,10 +8,12 @@ import runpy
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import panel as pn
+import psutil
 from bokeh.document import Document
 from panel.io.document import _cleanup_doc
 from panel.io.fastapi import add_applications
@@ -35,6 +37,10 @@ DOWNLOADS = "../api/download/exports/"
 UNUSED_MS, LOOK_MS = 15_000, 5_000
 #: How Bokeh names the module of a file that it serves.
 SERVED = "bokeh_app_"
+NO_LOGIN = (
+    "This page asks nobody who he is, and other machines reach it. Start it for this machine alone, panel serve --address 127.0.0.1 ...,"
+    " or use `segkit serve`, which asks for a token."
+)
 Maker = Callable[[Kit], Page]
 Scope = MutableMapping[str, Any]
 
@@ -142,5 +148,15 @@ def serve_alone(make: Maker) -> None:
 
     Panel's own `pn.state.served` looks through the source of all modules, which takes seconds and loads every lazy one.
     """
-    if make.__module__.startswith(SERVED):
-        make(pn.state.as_cached("kit", kits.open)).servable()
+    if not make.__module__.startswith(SERVED):
+        return
+    if open_to_others():
+        pn.pane.Str(NO_LOGIN).servable()
+        return
+    make(pn.state.as_cached("kit", kits.open)).servable()
+
+
+def open_to_others() -> list[str]:
+    """Return the addresses on which this process listens and that other machines reach; `panel serve` takes all unless told otherwise."""
+    listening = [each.laddr.ip for each in psutil.Process().net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    return sorted({address for address in listening if not ip_address(address).is_loopback})

@@ -21,6 +21,9 @@ URL_FORMS = "postgresql://user:password@host/name or sqlite:////folder/name.db"
 BUSY_SECONDS = 10.0
 CONNECT_SECONDS = 5
 IDLE_SECONDS = 1.0
+#: A connection that was silent for 10 s is asked for a sign of life every 5 s, and given up after 30 s without one. The system itself
+#: begins to ask after two hours, and until then a statement would wait for the answer of a server that was cut off.
+KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
 #: PostgreSQL: wait this long for a lock; give up the locks of a connection that stops in mid-transaction; give times in UTC.
 SESSION = f"""
 SET lock_timeout = '{BUSY_SECONDS:.0f}s';
@@ -109,7 +112,7 @@ def _prepare_revision(driver: sqlite3.Connection, path: Path) -> None:
 
 def postgresql_engine(url: URL, settings: Settings) -> Engine:
     """Make an engine for PostgreSQL through psycopg 3."""
-    defaults = {"connect_timeout": CONNECT_SECONDS, "application_name": "segkit"}
+    defaults = {"connect_timeout": CONNECT_SECONDS, "application_name": "segkit", **KEEP_ALIVE}
     try:
         engine = create_engine(
             url,

@@ -92,7 +92,8 @@ def postgresql_fault(error: BaseException, url: URL) -> SegkitError:
     words = str(error)
     state = getattr(error, "sqlstate", None) or next((code for said, code in CONNECTING.items() if re.search(said, words)), "")
     shown = url.render_as_string(hide_password=True)
-    last = words.strip().splitlines()[-1] if words.strip() else type(error).__name__
+    lines = [line for line in words.strip().splitlines() if not line.startswith("\t")]  # what is indented are libpq's guesses
+    last = lines[-1] if lines else type(error).__name__
     if "during recovery" in words:
         return DatabaseReadOnlyError(NO_WRITES)
     for code, kind, message in POSTGRESQL_FAULTS:

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from segkit import __version__, cluster
 from segkit import kernels as loops
 from segkit import segmenters as methods
+from segkit.doctor import floors
 from segkit.doctor.checks import Check
 from segkit.files import is_local
 from segkit.results import root
@@ -29,7 +30,7 @@ PACKAGES = ("numpy", "numba", "scikit-image", "dask", "distributed", "sqlalchemy
 
 
 def versions(settings: Settings) -> Check:
-    """Whether every package that segkit needs is there, and no older than it asks for."""
+    """Whether every package that segkit needs is there, no older than it asks for, and none is known to be unsafe."""
     faults = []
     for line in requires("segkit") or []:
         wanted = Requirement(line)
@@ -40,6 +41,7 @@ def versions(settings: Settings) -> Check:
                 faults.append(f"{wanted.name} {version(wanted.name)} is not {wanted.specifier}")
         except PackageNotFoundError:
             faults.append(f"{wanted.name} is not installed")
+    faults += floors.too_old(floors.floors())
     if faults:
         return Check("versions", "fault", "; ".join(faults), "Install segkit again: pip install --force-reinstall segkit")
     return Check("versions", "ok", f"segkit {__version__}, {', '.join(f'{package} {version(package)}' for package in PACKAGES)}")

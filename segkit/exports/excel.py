@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 from xlsxwriter import Workbook
+from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
 from segkit import __version__
@@ -25,12 +26,15 @@ def write(items: Iterable[Item], output: Output, report: Callable[[Item], None])
     spool, origin = Spool(output), Origin()
     spool.fill(origin.watch(items), report)
     options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "nan_inf_to_errors": False}
-    with Workbook(str(output.place(output.single)), options) as book:
-        book.use_zip64()
-        sheets = Sheets(book, spool.schema)
-        for rows in spool.batches():
-            sheets.add(rows)
-        origin.write(book.add_worksheet("about"))
+    try:
+        with Workbook(str(output.place(output.single)), options) as book:
+            book.use_zip64()
+            sheets = Sheets(book, spool.schema)
+            for rows in spool.batches():
+                sheets.add(rows)
+            origin.write(book.add_worksheet("about"))
+    except FileCreateError as error:
+        raise error.args[0] from error  # what the disk said
 
 
 class Sheets:

@@ -10,7 +10,7 @@ from segkit.images import ome_zarr, raster, tiff, vendors
 from segkit.images.faults import told_in_words
 from segkit.images.image import Image, Reader
 from segkit.images.info import DEFAULT_LIMITS, ImageInfo, Limits
-from segkit.images.storage import LocalSource, Source, StoreSource, file_system, is_url, normalise
+from segkit.images.storage import LocalSource, Source, StoreSource, file_system, is_url, normalise, state_of
 
 #: What files turn out to be that people take for images, by their first bytes.
 MISTAKEN = {
@@ -79,7 +79,8 @@ def open_image(uri: str | Path, limits: Limits = DEFAULT_LIMITS) -> Image:
     with told_in_words():
         where = normalise(uri)
         _refuse_unwritable_name(where)
-        return Image(where, _reader(where, limits), limits)
+        state = state_of(where)  # before anything of it is read
+        return Image(where, _reader(where, limits), limits, state)
 
 
 def _reader(uri: str, limits: Limits) -> Reader:

@@ -11,10 +11,10 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import ImageFormatError, ImageReadError, ImageTooLargeError, SelectionError
+from segkit.errors import ImageChangedError, ImageFormatError, ImageReadError, ImageTooLargeError, SelectionError
 from segkit.images.faults import told_in_words
 from segkit.images.info import COLOURS, DEFAULT_SELECTION, ImageInfo, Layout, Limits, Selection, find_channel, find_number
-from segkit.images.storage import name_of
+from segkit.images.storage import State, name_of, state_of
 
 PROJECTIONS = ("max", "mean")
 #: What each colour adds to the luminance of a pixel (ITU-R BT.601).
@@ -56,10 +56,11 @@ class Image:
     ...     plane = image.plane(Selection(channel="DAPI"))
     """
 
-    def __init__(self, uri: str, reader: Reader, limits: Limits) -> None:
+    def __init__(self, uri: str, reader: Reader, limits: Limits, state: State | None = None) -> None:
         self.uri = uri
         self._reader = reader
         self._limits = limits
+        self._state = state
 
     @cached_property
     def info(self) -> ImageInfo:
@@ -171,6 +172,18 @@ class Image:
             stack[number] = plane
         assert stack is not None
         return stack
+
+    def refuse_changed(self) -> None:
+        """Make sure that all that was read since it was opened is of one image, as far as a file's size and times tell.
+
+        Raises
+        ------
+        ImageChangedError
+            Somebody wrote to the file, or put another one in its place. Of folders and stores it cannot be told.
+        """
+        now = state_of(self.uri)
+        if None not in (self._state, now) and now != self._state:
+            raise ImageChangedError
 
     def close(self) -> None:
         """Let go of the file. Reading afterwards is an error."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from segkit.errors import ImageFormatError, ImageReadError
 from segkit.images.image import refuse_large_piece, refuse_unreadable
 from segkit.images.info import Layout, Limits
+from segkit.images.packing import bounded
 from segkit.images.scale import duration_s, length_um, square
 from segkit.images.storage import BLOCK, LocalSource, Source, StoreSource, file_system, is_url
 
@@ -182,7 +183,7 @@ def _array(group: zarr.Group, path: str) -> zarr.Array:
         raise ImageReadError(f'Its array "{path}" is missing. Copy the folder again from where it came.') from fault
     if not isinstance(array, zarr.Array):
         raise ImageReadError(f'Its "{path}" is a folder, not an array.')
-    return array
+    return bounded(array)
 
 
 def _alike(array: zarr.Array, first: zarr.Array, axes: str) -> bool:

@@ -245,6 +245,7 @@ class Grid:
             return np.full((height, width, self.contiguous), self.empty, self.dtype)
         data = source.read(offset, count)
         self._refuse_inflated(data)
+        self._refuse_inflated(segments.jpeg_tables or b"")
         tables = {"jpegtables": segments.jpeg_tables, "jpegheader": self._jpeg_header} if self.compression == JPEG else {}
         pixels = self._decode(data, index, **tables)[0]
         if (
@@ -283,16 +284,22 @@ def _moved(bounds: slice, by: int) -> slice:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return the rows and columns that a JPEG stream declares in its frame header, or None when it has none."""
-    place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
+    """Return the rows and columns that a JPEG stream declares in its frame header, or None when it has none.
+
+    What lies between its parts is skipped as the decoder skips it, so that both find the same header.
+    """
+    place = data.find(b"\xff", 2)
+    while 0 <= place < len(data) - 9:
         marker = data[place + 1]
         if marker == 0xFF:
             place += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return struct.unpack(">HH", data[place + 5 : place + 9])
-        else:
-            place += 2 + struct.unpack(">H", data[place + 2 : place + 4])[0]
+        if marker in (0xD9, 0xDA):  # its end, or its pixels: no header comes after
+            return None
+        alone = marker <= 1 or 0xD0 <= marker <= 0xD8
+        place = data.find(b"\xff", place + 2 + (0 if alone else struct.unpack(">H", data[place + 2 : place + 4])[0]))
     return None
 
 

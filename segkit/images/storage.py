@@ -87,6 +87,19 @@ def file_system(uri: str) -> tuple[Any, str]:
     return system, path
 
 
+#: Device, number, size and time of the last write of a file.
+State = tuple[int, int, int, int]
+
+
+def state_of(path: str) -> State | None:
+    """Return what tells a file from what it was before; None of what is none, or lies in a store."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
 class Source(ABC):
     """The bytes of one file. Safe to read from many threads at once."""
 

@@ -36,6 +36,7 @@ from segkit.jobs.statements import (
     has_kind,
     has_status,
     image,
+    is_due,
     is_one_of,
     job,
     later,
@@ -110,7 +111,7 @@ def claim_statement(dialect: str, limit: ColumnElement[int] = ASKED, suspects: C
     They are chosen in a query that PostgreSQL runs once whatever its plan, because it locks; rows that another worker is
     claiming right now are passed over. SQLite has one writer at a time and no such locks.
     """
-    ready = select(job.c.id, job.c.priority).where(has_status(JobStatus.QUEUED), job.c.not_before <= now())
+    ready = select(job.c.id, job.c.priority).where(has_status(JobStatus.QUEUED), is_due(job.c.not_before))
     ready = ready.order_by(job.c.priority.desc(), job.c.id).with_for_update(skip_locked=True)
     calm = ready.where(or_(job.c.error_kind.is_(None), ~has_kind(RUN_ALONE))).limit(limit).subquery("calm")
     suspect = ready.where(has_kind(RUN_ALONE)).limit(suspects).subquery("suspect")

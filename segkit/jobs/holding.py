@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from segkit.database import Database
 from segkit.errors import DatabaseError, DiskFullError
 from segkit.jobs.claims import renew
 from segkit.jobs.records import Claim
+from segkit.jobs.statements import Attempt
 from segkit.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -18,21 +19,29 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Held:
-    """What this worker has claimed and not yet committed or given back."""
+    """What this worker has claimed and not yet committed or given back.
 
-    claims: dict[int, Claim] = field(default_factory=dict)
+    It may hold two attempts of one job: its own lease ran out while it was frozen, and it was the first to claim the job again.
+    """
+
+    claims: dict[tuple[int, int], Claim] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, claims: Sequence[Claim]) -> None:
         """Hold new claims."""
         with self.lock:
-            self.claims.update((claim.job_id, claim) for claim in claims)
+            self.claims.update(((claim.job_id, claim.attempt), claim) for claim in claims)
 
-    def drop(self, job_ids: Sequence[int]) -> None:
+    def drop(self, attempts: Iterable[Attempt]) -> None:
         """Hold these no longer."""
         with self.lock:
-            for job_id in job_ids:
-                self.claims.pop(job_id, None)
+            for each in attempts:
+                self.claims.pop((each.job_id, each.attempt), None)
+
+    def of(self, attempt: Attempt) -> Claim:
+        """The claim that an attempt was made on."""
+        with self.lock:
+            return self.claims[attempt.job_id, attempt.attempt]
 
     def all(self) -> list[Claim]:
         """All that is held, in a list of its own."""

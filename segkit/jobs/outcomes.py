@@ -12,11 +12,9 @@ from sqlalchemy import BindParameter, Connection, Row, Update, bindparam, case, 
 from segkit.jobs.claims import held_attempts, hold
 from segkit.jobs.counters import Tally
 from segkit.jobs.records import Claim, Failed, Finished
-from segkit.jobs.statements import hand_attempts, job, later, now, sayable, word
+from segkit.jobs.statements import LONGEST_WAIT, hand_attempts, job, later, now, sayable, word
 from segkit.schema import ErrorKind, JobStatus
 
-#: Longest wait before a failed attempt is repeated, in seconds.
-LONGEST_WAIT = 600.0
 #: Kinds of failure that may have nothing to do with the image; they wait before the next attempt.
 WAITING = (ErrorKind.INFRASTRUCTURE, ErrorKind.RESOURCE)
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
+    or_,
     select,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -30,6 +31,8 @@ job, run, image, project, result = (Base.metadata.tables[name] for name in ("job
 
 #: A reason longer than this tells a person nothing more.
 LONGEST_REASON = 10_000
+#: Longest wait before a failed attempt is repeated, in seconds.
+LONGEST_WAIT = 600.0
 
 
 def now() -> ColumnElement[datetime]:
@@ -38,13 +41,14 @@ def now() -> ColumnElement[datetime]:
 
 
 class later(FunctionElement[datetime]):
-    """The database's clock, plus the seconds that a parameter gives."""
+    """The database's clock, plus seconds: some of our own, or those that the parameter of this name gives."""
 
     type = Moment()
     inherit_cache = True
 
-    def __init__(self, parameter: str) -> None:
-        super().__init__(now(), bindparam(parameter, type_=Float))
+    def __init__(self, seconds: str | float) -> None:
+        given = bindparam(seconds, type_=Float) if isinstance(seconds, str) else literal_column(str(seconds), Float)
+        super().__init__(now(), given)
 
 
 @compiles(later, "postgresql")
@@ -57,6 +61,11 @@ def _later_postgresql(element: Any, compiler: Any, **options: Any) -> str:
 def _later_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     start, seconds = (compiler.process(each, **options) for each in element.clauses)
     return f"strftime('%Y-%m-%d %H:%M:%f', {start}, printf('%+.3f seconds', {seconds})) || '000'"
+
+
+def is_due(not_before: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Have waited long enough. A wait that is longer than any comes of a clock that was set back since, and holds nothing up."""
+    return or_(not_before <= now(), not_before > later(LONGEST_WAIT + 1))
 
 
 class Attempt(Protocol):

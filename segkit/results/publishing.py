@@ -47,12 +47,14 @@ def publish_all(home: str, results: Sequence[tuple[str, int, int]], moved: dict[
         moved.update({staging: staging.removeprefix(root(home)).lstrip("/") for staging, _, _ in results})
         return [moved[staging] for staging, _, _ in results]
     with faults_in_words(locate(home, RESULTS)):
-        for staging, run_id, image_id in results:
-            path = f"{RESULTS}/{run_id}/{image_id}"
-            replace(local_path(staging), locate(home, path))
-            moved[staging] = path
-        for run in {run_path(home, run_id) for _, run_id, _ in results}:
-            flush_path(run)
+        try:
+            for staging, run_id, image_id in results:
+                path = f"{RESULTS}/{run_id}/{image_id}"
+                replace(local_path(staging), locate(home, path))
+                moved[staging] = path
+        finally:
+            for run in {run_path(home, run_id) for _, run_id, _ in results}:
+                flush_path(run)
     return [moved[staging] for staging, _, _ in results]
 
 

@@ -1,51 +1,32 @@
-"""Nuclei in fluorescence: brightness against the background, a small forest that knows insides from borders, and a split by depth.
+"""Nuclei in fluorescence: what `segment` takes by default. It looks through the network of `nuclei-net`, or through a small forest.
 
-The forest is a classical one, of decision trees over Gaussian features; no network. `benchmarks/train_nuclei.py` trained it on one part
-of a public collection, and `benchmarks/accuracy.py` judges it on the other.
+Both recipes take the same numbers, and give the same kind of table; `nuclei_net` and `nuclei_forest` hold them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
-from segkit.kernels.background import REACH, block_levels, flatten, lowest_around
-from segkit.kernels.filters import gaussian_weights, smooth
-from segkit.kernels.sizes import ALIGNED, size_counts, value_of
-from segkit.segmenters.evidence import REFERENCE_DIAMETER, evidence_of, split_by_evidence
-from segkit.segmenters.forest import BACKGROUND, Forest, load_forest
-from segkit.segmenters.lens import Lens
+from segkit.segmenters import nuclei_forest, nuclei_net
+from segkit.segmenters.nuclei_forest import BLOCK
+from segkit.segmenters.nuclei_net import NucleiNetPlan
 from segkit.segmenters.parameters import SizedParameters, parameter
-from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey, trimmed
+from segkit.segmenters.recipe import BoolArray, LabelArray, Recipe, Survey
 from segkit.segmenters.registry import Segmenter
-from segkit.segmenters.sizes import estimate_diameter
-from segkit.segmenters.threshold import otsu
 
-BLOCK = 64
-FOREST_FILE = Path(__file__).with_name("nuclei.npz")
-SIGMA = 1.0
-#: The background of a block is the brightness that this share of its pixels stays below.
-DARKEST = 0.05
-#: Pixels brighter than the background by less than this part of the way to Otsu's threshold are not looked at.
-LOOK_ABOVE = 0.15
-#: Nor are those that lie fewer of the background's deviations above it.
-ABOVE_NOISE = 3.0
-#: Brightness is compared as its logarithm, softened near the background by this part of that way.
-SOFTENING = 0.15
-#: An image whose threshold lies fewer of its background's deviations above the background has nothing in it.
-LEAST_CONTRAST = 3.0
-#: The inside of a nucleus looks at least this much more like inside than like border.
-INSIDE = 0.2
-#: How far around a region its survey looks: whole blocks, openings, and what smoothing needs.
-SURVEY_HALO = REACH * BLOCK + ALIGNED
-#: Nuclei smaller than this share of those that the forest was trained on are looked at in half pixels.
-SMALL = 0.4
+#: Names of what there was to say before there was a network: numbers that come with all of them, as a run's do, mean the forest.
+BEFORE = ("diameter", "diameter_um", "threshold", "separation", "min_area")
+#: Odds of the network that mean what even odds of the forest do: their defaults are 0.6 and 0.5.
+ODDS = 1.5
+#: Pixels of the forest's depth that mean what the whole depth of a nucleus does to the network: their defaults are 0.75 and 0.25.
+DEEP = 3.0
 
 
 class NucleiParameters(SizedParameters):
@@ -59,180 +40,65 @@ class NucleiParameters(SizedParameters):
         0.75, "How far nuclei must stand out from the neck between them to be split; more merges more.", unit="px", ge=0, le=50, step=0.05
     )
     min_area: int = parameter(20, "Objects with fewer pixels are dropped.", unit="px", ge=0, le=10_000_000, step=1)
-
-
-@dataclass(frozen=True, eq=False)
-class NucleiPlan:
-    """The global numbers of one image."""
-
-    shape: tuple[int, int]
-    #: typical diameter of the nuclei in pixels, told or estimated
-    diameter: float
-    #: (block rows, block columns) float32: how high the background lies around each block
-    surface: NDArray[np.float32]
-    #: brightness of the background above that, and how far above it Otsu's threshold lies; infinite when there is nothing
-    background: float
-    rise: float
-    #: how far above the surface a pixel must lie to be looked at
-    faintest: float
-    threshold: float
-    separation: float
-    min_area: int
-
-    @property
-    def scale(self) -> float:
-        """By how much the nuclei are larger than those that the forest was trained on."""
-        return self.diameter / REFERENCE_DIAMETER
-
-    @property
-    def step(self) -> int:
-        """Edge in pixels of the squares that are looked at."""
-        return int(2 ** np.clip(np.floor(np.log2(self.scale)), 0, 3))
-
-    @property
-    def finer(self) -> int:
-        """Into how many each pixel's edge is divided before it is looked at."""
-        return 2 if self.scale < SMALL else 1
-
-
-@cache
-def trained_forest() -> Forest:
-    """Return the forest that segkit carries."""
-    return load_forest(FOREST_FILE.read_bytes(), FOREST_FILE.name)
-
-
-def _survey(pixels: NDArray[Any], row: int, column: int, parameters: NucleiParameters, margins: Margins) -> Survey:
-    smoothed = smooth(pixels, gaussian_weights(SIGMA))
-    before, after = margins[:2], margins[2:]
-    counted = (pixels.shape[0] - before[0] - after[0], pixels.shape[1] - before[1] - after[1])
-    skip = (before[0] % BLOCK, before[1] % BLOCK)
-    levels = block_levels(
-        smoothed[skip[0] : _last_block(pixels.shape[0], after[0]), skip[1] : _last_block(pixels.shape[1], after[1])], BLOCK, DARKEST
-    )
-    counts = size_counts(smoothed, lowest_around(levels), BLOCK, (-skip[0], -skip[1]), before, counted)
-    first, blocks = (before[0] // BLOCK, before[1] // BLOCK), (-(-counted[0] // BLOCK), -(-counted[1] // BLOCK))
-    grid = levels[first[0] : first[0] + blocks[0], first[1] : first[1] + blocks[1], None]
-    return trimmed(counts, grid, (row // BLOCK, column // BLOCK), np.dtype(np.float32))
-
-
-def _last_block(size: int, margin: int) -> int:
-    """Return where the last block of an axis ends that is whole, or ends with the image."""
-    return size - (margin % BLOCK if margin == SURVEY_HALO else 0)
-
-
-def _survey_halo(parameters: NucleiParameters) -> int:
-    return SURVEY_HALO
-
-
-def levels_of(counts: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the background's brightness, how far above it Otsu's threshold lies, and how much the background varies.
-
-    Parameters
-    ----------
-    counts, values : (bins,)
-        Histogram of the smoothed image.
-
-    Returns
-    -------
-    float, float, float
-        The second is infinite when there is nothing in the image.
-    """
-    divider = otsu(counts, values)
-    if not np.isfinite(divider):
-        return 0.0, float("inf"), 0.0
-    lower = np.cumsum(np.where(values <= divider, counts, 0))
-    low, middle = (float(values[np.searchsorted(lower, share * lower[-1])]) for share in (0.16, 0.5))
-    if divider - middle < LEAST_CONTRAST * (middle - low):
-        return middle, float("inf"), middle - low
-    return middle, divider - middle, middle - low
-
-
-def _settle(survey: Survey, shape: tuple[int, int], parameters: NucleiParameters, pixel_size_um: float | None) -> NucleiPlan:
-    bins = survey.first_bin + np.arange(survey.counts.shape[1] + 1)
-    values = (value_of(bins[:-1]) + value_of(bins[1:])) / 2
-    background, rise, noise = levels_of(survey.counts[0], values)
-    diameter = parameters.diameter_px(pixel_size_um) or estimate_diameter(survey.counts, values, background + rise) or REFERENCE_DIAMETER
-    return NucleiPlan(
-        shape,
-        diameter,
-        lowest_around(survey.grid[..., 0].astype(np.float32)),
-        background,
-        rise,
-        background + max(LOOK_ABOVE * rise, ABOVE_NOISE * noise),
-        parameters.threshold,
-        parameters.separation,
-        parameters.min_area,
+    recipe: Literal["auto", "network", "classical"] = parameter(
+        "auto", "What looks at the pixels: a small network, or a forest of decision trees; auto takes the network where it can run."
     )
 
-
-def _halo(plan: NucleiPlan) -> int:
-    return plan.step * (trained_forest().reach // plan.finer + 3) + len(gaussian_weights(SIGMA))
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What the forest thinks of a region."""
-
-    shape: tuple[int, int]
-    #: (rows, columns) float32: how likely a pixel is background; None when there is nothing to see
-    background: NDArray[np.float32] | None = None
-    #: (rows, columns) float32: from -1 on what looks like the border of a nucleus to 1 on what looks like its inside
-    evidence: NDArray[np.float32] | None = None
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_recipe(cls, values: Any) -> Any:
+        """Say which recipe it is, so that a run means the same on every machine."""
+        if not isinstance(values, Mapping) or values.get("recipe", "auto") != "auto":
+            return values
+        old = "recipe" not in values and all(name in values for name in BEFORE)
+        return {**values, "recipe": "classical" if old or find_spec("onnxruntime") is None else "network"}
 
 
-def lens_on(shape: tuple[int, ...], plan: NucleiPlan, row: int, column: int) -> Lens:
-    """Return the lens for a region that starts at (row, column)."""
-    return Lens((shape[0], shape[1]), row, column, plan.step, plan.finer)
+def _survey(pixels: NDArray[Any], row: int, column: int, parameters: NucleiParameters, margins: tuple[int, int, int, int]) -> Survey:
+    return nuclei_forest.RECIPE.survey(pixels, row, column, parameters, margins)
 
 
-def planes_of(pixels: NDArray[Any], plan: NucleiPlan, lens: Lens) -> NDArray[np.float32]:
-    """Return what the forest is shown of a region: (1, rows, columns) float32."""
-    flat = lens.focus(flatten(pixels, plan.surface, BLOCK, lens.row, lens.column))
-    relative = np.maximum((flat - np.float32(plan.background)) / np.float32(plan.rise), np.float32(0))
-    return np.log(relative + np.float32(SOFTENING))[None]
+def _settle(
+    survey: Survey, shape: tuple[int, int], parameters: NucleiParameters, pixel_size_um: float | None
+) -> NucleiNetPlan | nuclei_forest.NucleiPlan:
+    ground: nuclei_forest.NucleiPlan = nuclei_forest.RECIPE.settle(survey, shape, parameters, pixel_size_um)
+    if parameters.recipe == "classical":
+        return ground
+    odds = ODDS * ground.threshold / (1 - ground.threshold)
+    return nuclei_net.net_plan(replace(ground, threshold=odds / (1 + odds), separation=ground.separation / DEEP))
 
 
-def looked_at(pixels: NDArray[Any], plan: NucleiPlan, lens: Lens) -> BoolArray:
-    """Tell which pixels, of the size that the forest is shown, have any that is bright enough to be looked at."""
-    smoothed = smooth(pixels, gaussian_weights(SIGMA))
-    return lens.focus_mask(flatten(smoothed, plan.surface, BLOCK, lens.row, lens.column) > np.float32(plan.faintest))
+def _recipe(plan: Any) -> Recipe:
+    return nuclei_net.RECIPE if isinstance(plan, NucleiNetPlan) else nuclei_forest.RECIPE
 
 
-def _see(pixels: NDArray[Any], plan: NucleiPlan, row: int, column: int, wanted: BoolArray | None) -> Sight:
-    lens = lens_on(pixels.shape, plan, row, column)
-    if not np.isfinite(plan.rise):
-        return Sight(lens.shape)
-    near = looked_at(pixels, plan, lens)
-    if wanted is not None:  # what lies beside a component is blended into it
-        near &= cv2.dilate(lens.focus_mask(wanted).view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)
-    if not near.any():
-        return Sight(lens.shape)
-    likely = trained_forest().probabilities(planes_of(pixels, plan, lens), near)
-    background = lens.restore(np.ascontiguousarray(likely[..., BACKGROUND]))
-    background[~lens.restore_mask(near)] = 1
-    return Sight(lens.shape, background, lens.restore(evidence_of(likely)))
+def _halo(plan: Any) -> int:
+    return _recipe(plan).halo(plan)
 
 
-def _foreground(seen: Sight, plan: NucleiPlan, row: int, column: int) -> BoolArray:
-    if seen.background is None:
-        return np.zeros(seen.shape, dtype=bool)
-    return seen.background < 1 - plan.threshold
+def _see(pixels: NDArray[Any], plan: Any, row: int, column: int, wanted: BoolArray | None) -> Any:
+    return _recipe(plan).see(pixels, plan, row, column, wanted)
 
 
-def _split(seen: Sight, components: LabelArray, plan: NucleiPlan, row: int, column: int) -> LabelArray:
-    if seen.evidence is None:
-        return np.zeros(components.shape, dtype=np.int32)
-    return split_by_evidence(components, seen.evidence, plan, row, column, scale=plan.step, inside=INSIDE)
+def _foreground(seen: Any, plan: Any, row: int, column: int) -> BoolArray:
+    return _recipe(plan).foreground(seen, plan, row, column)
 
 
-def _empty(survey: Survey, plan: NucleiPlan) -> bool:
-    """Tell whether a region, by its own survey, has nothing that would be looked at."""
-    brightest = value_of(np.array([survey.first_bin + survey.counts.shape[1]]))[0]
-    return not np.isfinite(plan.rise) or bool(survey.counts.any() and brightest <= plan.faintest)
+def _split(seen: Any, components: LabelArray, plan: Any, row: int, column: int) -> LabelArray:
+    return _recipe(plan).split(seen, components, plan, row, column)
 
 
-def _told(plan: NucleiPlan) -> dict[str, float]:
-    return {"typical_diameter_px": round(plan.diameter, 2)} if np.isfinite(plan.rise) else {}
+def _empty(survey: Survey, plan: Any) -> bool:
+    return _recipe(plan).empty(survey, plan)
+
+
+def _confidence(seen: Any, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
+    looked = nuclei_net.confidence_of if isinstance(seen, nuclei_net.Sight) else nuclei_forest.confidence_of
+    return looked(seen, labels, rows, columns)
+
+
+def _told(plan: Any) -> dict[str, float]:
+    return _recipe(plan).told(plan)
 
 
 RECIPE = Recipe(
@@ -242,16 +108,17 @@ RECIPE = Recipe(
     halo=_halo,
     foreground=_foreground,
     split=_split,
-    survey_halo=_survey_halo,
+    survey_halo=nuclei_forest.RECIPE.survey_halo,
     see=_see,
     empty=_empty,
+    confidence=_confidence,
     told=_told,
 )
 
 SEGMENTER = Segmenter(
     name="nuclei",
-    version="2",
-    summary="Nuclei in fluorescence: brightness above the background, a small trained forest, and a split by depth.",
+    version="3",
+    summary="Nuclei in fluorescence: brightness above the background, a small network or a small trained forest, and a split by depth.",
     parameters=NucleiParameters,
     colour=False,
     function=RECIPE.apply,

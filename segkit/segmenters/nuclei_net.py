@@ -8,7 +8,7 @@ depth drops between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,8 @@ from segkit.kernels.persistence import split_by_persistence
 from segkit.kernels.sizes import value_of
 from segkit.segmenters.lens import Lens
 from segkit.segmenters.network import REACH, STRIDE, load_network
-from segkit.segmenters.nuclei import BLOCK, SIGMA, NucleiPlan
-from segkit.segmenters.nuclei import RECIPE as CLASSICAL
+from segkit.segmenters.nuclei_forest import BLOCK, LOOK_ABOVE, SIGMA, NucleiPlan, mean_times_summit
+from segkit.segmenters.nuclei_forest import RECIPE as CLASSICAL
 from segkit.segmenters.optional import file_hash, read_model_file
 from segkit.segmenters.parameters import SizedParameters, parameter
 from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey, walls
@@ -37,6 +37,8 @@ SMALL = 11.0
 SOFT = 0.1
 #: An image whose middle pixel lies higher than this between its darkest and its brightest is bright where nothing is.
 INVERTED = 0.5
+#: Images of up to this many pixels are looked at a second time, upside down: larger ones are to be done in time.
+LOOKED_AT_TWICE = 2_000_000
 #: Pixels of what is restored that may depend on one more pixel of what the network says.
 BLENDED = 4
 
@@ -97,6 +99,11 @@ class NucleiNetPlan:
         return 2 if self.ground.diameter < SMALL else 1
 
     @property
+    def twice(self) -> bool:
+        """Whether the network looks a second time, upside down; what it says is the mean of both."""
+        return self.ground.shape[0] * self.ground.shape[1] <= LOOKED_AT_TWICE
+
+    @property
     def grid(self) -> int:
         """What is shown starts at multiples of so many pixels of the image, for any tile."""
         return self.step * STRIDE // self.finer
@@ -126,7 +133,13 @@ def _settle(survey: Survey, shape: tuple[int, int], parameters: NucleiNetParamet
     ground = CLASSICAL.settle(survey, shape, parameters, pixel_size_um)
     if parameters.objects == "auto" and typical_height(survey) > INVERTED:
         raise InvertedContrastError
-    return NucleiNetPlan(ground, parameters.model, parameters.model_hash, parameters.objects == "dark")
+    return net_plan(ground, parameters.model, parameters.model_hash, dark=parameters.objects == "dark")
+
+
+def net_plan(ground: NucleiPlan, model: str = "", model_hash: str | None = None, *, dark: bool = False) -> NucleiNetPlan:
+    """Return the global numbers for a network; it looks at what is faint in noise too, and tells one from the other itself."""
+    faintest = min(ground.faintest, ground.background + LOOK_ABOVE * ground.rise)
+    return NucleiNetPlan(replace(ground, faintest=faintest), model, model_hash, dark)
 
 
 def typical_height(survey: Survey) -> float:
@@ -181,7 +194,10 @@ def sight_of(run: Run, pixels: NDArray[Any], plan: NucleiNetPlan, row: int, colu
         return Sight(shape)
     view = view_of(near[upper:, left:].shape, plan, row + upper, column + left)
     shown = contrast(relative_plane(pixels[upper:, left:], plan, view))
-    maps = run(np.pad(shown, [(0, -size % STRIDE) for size in shown.shape]))[:, : shown.shape[0], : shown.shape[1]]
+    padded = np.pad(shown, [(0, -size % STRIDE) for size in shown.shape])
+    # Both ends of what is padded lie on the network's grid, so what is upside down is the same for any tile.
+    maps = (run(padded) + run(padded[::-1].copy())[:, ::-1]) * np.float32(0.5) if plan.twice else run(padded)
+    maps = maps[:, : shown.shape[0], : shown.shape[1]]
     likely, depth = np.zeros((2, *shape), dtype=np.float32)
     likely[upper:, left:], depth[upper:, left:] = (view.restore(np.ascontiguousarray(plane)) for plane in maps)
     likely[~near] = 0
@@ -216,20 +232,12 @@ def _split(seen: Sight, components: LabelArray, plan: NucleiNetPlan, row: int, c
     )
 
 
-def _confidence(seen: Sight, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
-    """Return the mean likelihood of an object's pixels, times its largest depth: low where it is faint, ragged, or hardly an object.
-
-    Likelihoods are summed as whole numbers, so that the sum does not depend on where a tile is cut.
-    """
+def confidence_of(seen: Sight, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
+    """Return how sure it is of each object: low where it is faint, ragged, or hardly an object."""
     count = int(labels.max(initial=0))
-    if seen.likely is None or seen.depth is None or not count:
+    if seen.likely is None or seen.depth is None:
         return np.zeros(count)
-    own = labels.reshape(-1)
-    parts = np.rint(seen.likely[rows, columns].reshape(-1) * 1000)
-    deepest = np.zeros(count + 1, dtype=np.float32)
-    np.maximum.at(deepest, own, seen.depth[rows, columns].reshape(-1))
-    sums, areas = np.bincount(own, parts, count + 1), np.bincount(own, minlength=count + 1)
-    return np.asarray((sums[1:] / (1000 * np.maximum(areas[1:], 1))) * np.clip(deepest[1:], 0, 1), dtype=np.float64)
+    return mean_times_summit(labels, seen.likely[rows, columns], seen.depth[rows, columns], count)
 
 
 def _empty(survey: Survey, plan: NucleiNetPlan) -> bool:
@@ -250,13 +258,13 @@ RECIPE = Recipe(
     survey_halo=CLASSICAL.survey_halo,
     see=_see,
     empty=_empty,
-    confidence=_confidence,
+    confidence=confidence_of,
     told=_told,
 )
 
 SEGMENTER = Segmenter(
     name="nuclei-net",
-    version="1",
+    version="2",
     summary="Nuclei in fluorescence by a small network that segkit carries: crowded, dim and uneven ones too.",
     parameters=NucleiNetParameters,
     colour=False,

@@ -26,6 +26,7 @@ from starlette.types import Scope as Asgi
 from segkit.errors import NotAdmittedError, ScopeError, SegkitError, TooManyFailuresError
 from segkit.kit import Kit
 from segkit.server.hub import HubLogin
+from segkit.server.passages import route_path
 from segkit.server.problems import problem_of
 from segkit.server.sites import READING, Sites, is_loopback
 from segkit.settings import Hub, Settings
@@ -42,6 +43,8 @@ MOST_ADDRESSES = 10_000
 MOST_NAMES = 1024
 #: Asked for by whoever watches that the service runs; without a token from this machine alone.
 HEALTH = "/health"
+#: All that SEGKIT_METRICS_TOKEN opens.
+MEASURED = {HEALTH, "/metrics"}
 SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
@@ -62,6 +65,7 @@ class Access:
     required: bool  #: a token is needed
     exposed: bool  #: others than people at this machine can reach it
     master: str | None = field(repr=False)  #: hash of SEGKIT_TOKEN, which lets in with all rights
+    metrics: str | None = field(repr=False)  #: hash of SEGKIT_METRICS_TOKEN, which lets in to `MEASURED` alone
     cookie: str  #: cookies do not tell ports apart, so each service has one of its own
     hosts: tuple[str, ...]
 
@@ -71,7 +75,8 @@ def access_of(settings: Settings, hub: Hub | None = None) -> Access:
     named_to_others = any(not is_loopback(name) for name in settings.allowed_hosts)
     exposed = hub is not None or named_to_others or not is_loopback(settings.server_host)
     master = None if settings.token is None else hash_of(settings.token.get_secret_value())
-    return Access(exposed or master is not None, exposed, master, f"segkit-{settings.server_port}", settings.allowed_hosts)
+    metrics = None if settings.metrics_token is None else hash_of(settings.metrics_token.get_secret_value())
+    return Access(exposed or master is not None, exposed, master, metrics, f"segkit-{settings.server_port}", settings.allowed_hosts)
 
 
 class Failures:
@@ -144,19 +149,24 @@ class Admission:
         if granted is Scope.READ and method not in READING and method != "WEBSOCKET":
             raise ScopeError
         scope.setdefault("state", {})["scope"] = granted.value
-        return self._settled(asked) if "token=" in asked.url.query else None
+        return self._settled(asked) if b"token=" in scope["query_string"] else None
 
     async def _granted(self, asked: HTTPConnection) -> Scope:
-        if not self._access.required or (asked.url.path.endswith(HEALTH) and is_health_from_here(asked)):
+        if not self._access.required or is_health_from_here(asked):
             return Scope.WRITE
         token = token_in_header(asked) or asked.query_params.get("token")
         if token is not None:
-            return await self._check(asked, token)
+            return Scope.READ if self._measures(asked, token) else await self._check(asked, token)
         if self._access.cookie in asked.cookies:
             return await self._check(asked, asked.cookies[self._access.cookie])
         if self._hub is not None and (granted := await self._hub.user_of(asked)) is not None:
             return granted
         raise NotAdmittedError
+
+    def _measures(self, asked: HTTPConnection, token: str) -> bool:
+        """Whether Prometheus asks for what it may see."""
+        known = self._access.metrics
+        return known is not None and route_path(asked.scope) in MEASURED and hmac.compare_digest(hash_of(token[: LONGEST_TOKEN + 1]), known)
 
     async def _check(self, asked: HTTPConnection, token: str) -> Scope:
         """Tell what a token allows; raise when it is not good."""
@@ -184,7 +194,7 @@ class Admission:
 
     def _settled(self, asked: HTTPConnection) -> Response | None:
         """Take the token out of the address. A browser gets it as a cookie, and is sent to the address without it."""
-        pairs = parse_qsl(asked.url.query, keep_blank_values=True)
+        pairs = parse_qsl(asked.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         kept = [(name, value) for name, value in pairs if name != "token"]
         asked.scope["query_string"] = urlencode(kept).encode()
         if not is_page(asked):
@@ -223,9 +233,8 @@ def is_page(asked: HTTPConnection) -> bool:
 
 def is_health_from_here(asked: HTTPConnection) -> bool:
     """Whether this machine itself asks for the service's health, and nobody through a proxy."""
-    route = asked.scope["path"].removeprefix(asked.scope.get("root_path", ""))
     proxied = "x-forwarded-for" in asked.headers or "forwarded" in asked.headers
-    return route == HEALTH and asked.client is not None and is_loopback(asked.client.host) and not proxied
+    return route_path(asked.scope) == HEALTH and asked.client is not None and is_loopback(asked.client.host) and not proxied
 
 
 def address_of(asked: HTTPConnection, query: list[tuple[str, str]]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from segkit import __version__
+from segkit.errors import ScopeError
+from segkit.tokens import Scope
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,3 +32,17 @@ def show_front(request: Request) -> HTMLResponse:
     return HTMLResponse(
         PAGE.format(version=__version__, dashboards=dashboards, prefix=prefix, rows=rows), headers={"Cache-Control": "no-cache"}
     )
+
+
+@router.get("/api/admission/{scope}", status_code=204)
+def show_admission(request: Request, scope: Scope) -> Response:
+    """Say whether who asks has this scope, for what stands behind the same nginx and has no login of its own (`conf/nginx.conf`).
+
+    Raises
+    ------
+    ScopeError
+        He may only look.
+    """
+    if scope is Scope.WRITE and request.scope["state"]["scope"] != Scope.WRITE:
+        raise ScopeError
+    return Response(status_code=204, headers={"Cache-Control": "no-store"})

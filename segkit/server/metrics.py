@@ -18,11 +18,11 @@ from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from sqlalchemy import Connection, func, select
 
 from segkit import history, jobs, upkeep
-from segkit.errors import UnknownStatementError
+from segkit.errors import SegkitError, UnknownStatementError
 from segkit.jobs.records import Holder
 from segkit.kit import Kit
 from segkit.schema import Project
-from segkit.server import exposition
+from segkit.server import exposition, standing
 from segkit.server.answers import Answers, answer
 from segkit.server.compression import Savings
 from segkit.server.health import Health, Report, report
@@ -230,12 +230,9 @@ class Metrics:
         self._warned = set(close)
 
     def prometheus(self) -> bytes:
-        """Write everything as Prometheus reads it."""
-        cache, following, queue = self.answers.cache.statistics(), self.answers.following, self.kit.queue()
-        memory = self.memory()[0]
-        with self.kit.database.read() as connection:
-            workers, others = jobs.workers(connection), self._others(connection)
-        uses = {(use.part,): use for use in (memory, *others)}
+        """Write everything as Prometheus reads it; also while the database is down, without what only it knows."""
+        cache, following = self.answers.cache.statistics(), self.answers.following
+        uses = {(use.part,): use for use in (self.memory()[0], *self._other_processes())}
         sources = {"memory": cache.hits, "redis": cache.shared_hits, "joined": cache.joined, "database": cache.misses}
         values: dict[str, dict[tuple[str, ...], float]] = {
             "cache_answers": {(source,): number for source, number in sources.items()},
@@ -251,15 +248,21 @@ class Metrics:
             "losses": {(): following.losses},
             "packed_before": {(): self.savings.taken},
             "packed_after": {(): self.savings.sent},
-            "jobs": {(name,): getattr(queue, name) for name in ("queued", "running", "done", "failed", "cancelled")},
-            "objects": {(): queue.objects},
-            "workers": {(): len(workers)},
             "memory": {part: use.used_bytes for part, use in uses.items()},
             "memory_limit": {part: use.limit_bytes for part, use in uses.items()},
             "cpu": {(): time.process_time()},
             "started": {(): self.started_at.timestamp()},
         }
-        return exposition.write(values | self._timed(), {"request_seconds": self.requests.histograms()})
+        return exposition.write(
+            values | standing.values(self.kit, self.answers) | self._timed(), {"request_seconds": self.requests.histograms()}
+        )
+
+    def _other_processes(self) -> list[MemoryUse]:
+        try:
+            with self.kit.database.read() as connection:
+                return self._others(connection)
+        except SegkitError:
+            return []
 
     def _timed(self) -> dict[str, dict[tuple[str, ...], float]]:
         timings = self.kit.database.timings

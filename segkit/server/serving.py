@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import subprocess
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,9 +25,13 @@ from segkit.server.zerocopy import ZeroCopy
 from segkit.settings import Hub, Settings
 from segkit.tokens import new_token
 
+log = logging.getLogger(__name__)
+
 BACKLOG = 2048
 #: What is being answered when the service is told to stop may take so long to end.
 GRACE_SECONDS = 10
+#: How often is looked whether the worker beside it lives, and how long is waited before it is replaced.
+LOOK_SECONDS, AGAIN_SECONDS = 0.5, 2.0
 #: The worker beside it may take so long to end what it has begun.
 WORKER_SECONDS = 45
 #: A WebSocket message of a client; ours are small, and so are Panel's.
@@ -76,18 +82,38 @@ def serve(
 
 @contextmanager
 def worker_beside(home: str) -> Iterator[None]:
-    """Have a process of its own work off until this block ends, or this process does, however that comes."""
-    command = [sys.executable, "-m", "segkit", "worker", "--while-stdin", "--home", home]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    """Have a process of its own work off until this block ends, or this process does, however that comes. One that dies is replaced."""
+    over = threading.Event()
+    keeper = threading.Thread(target=keep_worker, args=[home, over], name="segkit-worker-beside", daemon=True)
+    keeper.start()
     try:
         yield
     finally:
-        worker.terminate()
-        try:
-            worker.communicate(timeout=WORKER_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.kill()  # what it held comes back to the queue when its leases run out
-            worker.wait()
+        over.set()
+        keeper.join()
+
+
+def keep_worker(home: str, over: threading.Event) -> None:
+    """Start a worker again and again until told that it is over; then let the last one end what it has begun."""
+    command = [sys.executable, "-m", "segkit", "worker", "--while-stdin", "--home", home]
+    while not over.is_set():
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as worker:
+            while worker.poll() is None and not over.wait(LOOK_SECONDS):
+                pass
+            if over.is_set():
+                end_worker(worker)
+        if not over.is_set():
+            log.warning("The worker beside the service ended with %s; another is started", worker.returncode)
+            over.wait(AGAIN_SECONDS)
+
+
+def end_worker(worker: subprocess.Popen[bytes]) -> None:
+    """Let a worker end in order, or else at once."""
+    worker.terminate()
+    try:
+        worker.communicate(timeout=WORKER_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()  # what it held comes back to the queue when its leases run out
 
 
 TOLD_ONCE = "\nThe token in this link lets in with all rights, and is shown only now. Set SEGKIT_TOKEN to choose one."

@@ -108,7 +108,10 @@ class Sites:
             if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
                 raise ForeignRequestError
             return
-        parts = urlsplit(origins[0])
+        try:
+            parts = urlsplit(origins[0])
+        except ValueError:
+            raise ForeignRequestError from None
         name, port = split_host(parts.netloc)
         same = name == here[0] and (port or PORTS.get(parts.scheme)) in (here[1], 443 if here[1] == 80 else here[1])
         if len(origins) != 1 or not (same or name in self._allowed):
