@@ -42,7 +42,7 @@ lab: $(INSTALLED)
 	@$(BIN)/segkit lab
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 faults: $(INSTALLED)
 	@rm -f artefacts/faults.jsonl

@@ -41,6 +41,12 @@ LOOPBACK = "127.0.0.1"
 #: Protocols of Dask without certificates.
 PLAIN = ("tcp", "ucx", "ws")
 START_SECONDS = 60
+#: How a nanny is started: the kernel kills it when whoever started it is gone, however that ended, and its worker ends with it.
+#: Without this, a nanny whose scheduler vanished while it was starting stayed for good. (1 is PR_SET_PDEATHSIG, 9 SIGKILL.)
+LEASHED = (
+    "import ctypes, os, runpy, sys; parent = int(sys.argv.pop(1)); sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
+    "os.getppid() == parent or sys.exit(1); runpy.run_module('dask', run_name='__main__', alter_sys=True)"
+)
 #: Wait before a nanny that died is replaced.
 REPLACE_SECONDS = 1.0
 #: How long a count of processes and threads is taken to be right.
@@ -113,7 +119,9 @@ class WorkerProcess(SubprocessWorker):
         environment = process_environment(DASK_INTERNAL_INHERIT_CONFIG=dask.config.serialize(dask.config.global_config))
         # In a session of its own, so that Ctrl-C reaches only the coordinator, which then ends its workers in order.
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec, env=environment, start_new_session=True
+            *(sys.executable, "-c", LEASHED, str(os.getpid()), "spec", self.scheduler, "--spec", spec),
+            env=environment,
+            start_new_session=True,
         )
 
 

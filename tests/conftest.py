@@ -204,3 +204,16 @@ def project(kit: Kit, plate: Path) -> Project:
     project = kit.project("plate", create=True)
     project.add(plate)
     return project
+
+
+#: Files that take longest come first: each is one process's from its first test to its last, and the other should not wait for it at the end.
+LONGEST = (
+    *("test_worker", "test_wheel", "test_cli_serving", "test_lab", "test_server_openapi", "test_dashboards", "test_tiling", "test_batches"),
+    *("test_notebooks", "test_widgets_browser", "test_corrections", "test_database", "test_backups", "test_processes", "test_disk"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the tests of a file stay in their order."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))

@@ -44,8 +44,8 @@ def serving(home: Path, *arguments: str, **variables: str) -> Iterator[tuple[sub
 
 
 def children(process: int) -> list[int]:
-    """Processes that a process started."""
-    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    """Processes that a process started, from whatever thread."""
+    return [int(each) for thread in Path(f"/proc/{process}/task").iterdir() for each in (thread / "children").read_text().split()]
 
 
 def is_gone(process: int) -> bool:

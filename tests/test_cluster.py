@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from segkit.cluster import Cluster, WorkerDied, connect, local_workers
@@ -104,6 +105,31 @@ def test_any_scheduler_address_serves(local: Cluster) -> None:
 def test_a_scheduler_that_is_not_there_is_an_error_in_words() -> None:
     with pytest.raises(ClusterError, match=r"tcp://127\.0\.0\.1:1"):
         connect(load(cluster="tcp://127.0.0.1:1"))
+
+
+def test_a_nanny_does_not_outlive_whoever_started_it() -> None:
+    """One that found no scheduler to be told by, either: it would look for it for ever."""
+    script = """
+        import asyncio
+        from segkit.cluster import WorkerProcess
+
+        async def main():
+            nanny = WorkerProcess(scheduler="tcp://127.0.0.1:1", worker_kwargs={"host": "127.0.0.1", "dashboard": False})
+            await nanny._spawn()
+            print(nanny.process.pid, flush=True)
+            await asyncio.sleep(600)
+
+        asyncio.run(main())
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        nanny = int(starter.stdout.readline())
+        assert psutil.pid_exists(nanny)
+        starter.kill()
+    until = time.monotonic() + 60
+    while psutil.pid_exists(nanny) and psutil.Process(nanny).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_workers_default_to_every_core_as_far_as_memory_goes() -> None:

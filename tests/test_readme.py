@@ -138,7 +138,7 @@ def test_every_file_that_the_readme_names_is_there() -> None:
 
 
 def test_every_setting_that_is_written_down_is_one() -> None:
-    known = {f"SEGKIT_{name.upper()}" for name in Settings.model_fields} | {"SEGKIT_CONFIG"}
+    known = {f"SEGKIT_{name.upper()}" for name in Settings.model_fields} | {"SEGKIT_CONFIG", "SEGKIT_SECRETS"}
     places = [*PAGES, ROOT / "conf" / "segkit.toml", ROOT / "Makefile", *sorted((ROOT / "segkit").rglob("*.py"))]
     wrong = {(path.name, name) for path in places for name in re.findall(r"\bSEGKIT_[A-Z_]*[A-Z]\b", path.read_text()) if name not in known}
     assert wrong == set()
@@ -146,7 +146,7 @@ def test_every_setting_that_is_written_down_is_one() -> None:
 
 def test_the_table_of_segmenters_is_that_of_the_code() -> None:
     table = README.partition("## Segmenters")[2].partition("\n\nSizes")[0]
-    listed = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))))
+    listed = set(re.findall(r"`([\w-]+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))))
     assert listed == set(names())
 
 

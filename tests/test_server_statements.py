@@ -26,6 +26,7 @@ SIZES = (1, 10, 100)
 ASKED: ContextVar[list[str] | None] = ContextVar("asked", default=None)
 #: What stands for each parameter of a path.
 PARAMETERS = {
+    "scope": "read",
     "project_id": "1",
     "run_id": "1",
     "image_id": "1",

@@ -158,8 +158,12 @@ def failures(connection: Connection, run_id: int, limit: int = 100, *, after: st
 
 
 def all_jobs() -> Select[Any]:
-    """Select jobs with the names of their images."""
-    return select(*of_jobs.c, image.c.name.label("image_name")).join_from(of_jobs, image, image.c.id == of_jobs.c.image_id)
+    """Select jobs with the names of their images.
+
+    Each name is looked up for itself: a join of millions of jobs with millions of images was merged, from the first image there is.
+    """
+    name = select(image.c.name).where(image.c.id == of_jobs.c.image_id).scalar_subquery()
+    return select(*of_jobs.c, name.label("image_name"))
 
 
 def job_of(row: Row[Any]) -> Job:

@@ -112,7 +112,7 @@ def role(process: psutil.Process) -> str:
 ROLES = {
     "tracker": r"resource_tracker",
     "kernel": r"ipykernel_launcher|ipykernel",
-    "nanny": r"-m dask spec|dask_worker|-m dask worker|dask worker",
+    "nanny": r"run_module\('dask'|dask_worker|-m dask worker|dask worker",
     "scheduler": r"dask_scheduler|-m dask scheduler|dask scheduler",
     "dask worker": r"multiprocessing[. ]spawn|spawn_main|forkserver",
     "server": r"-m segkit serve",
