@@ -236,7 +236,7 @@ def beside_postgresql(rounds: int, number: int, batch: int) -> tuple[Ratios, lis
         plate = Plate(database, 4 * number)
         asyncio.run(install_pgqueuer(one))
         asyncio.run(install_procrastinate(other))
-        plate.rate(batch * 10, batch)
+        plate.rate(min(batch * 10, 2 * number), batch)
         for _ in range(rounds):
             versus_procrastinate.add(plate.rate(number, batch), asyncio.run(procrastinate_rate(other, number // 4, batch)))
             for size, ratios in zip(BATCHES, versus_pgqueuer, strict=True):
@@ -276,7 +276,7 @@ def beside_sqlite(rounds: int, number: int, batch: int) -> list[Ratios]:
     ]
     with sqlite() as database:
         plate = Plate(database, 2 * number)
-        plate.rate(batch * 10, batch)
+        plate.rate(min(batch * 10, 2 * number), batch)
         for _ in range(rounds):
             ours, full = plate.rate(2 * number, batch), litequeue_rate(number // 2, "FULL")
             compared[0].add(ours, full)

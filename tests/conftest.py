@@ -206,7 +206,7 @@ def project(kit: Kit, plate: Path) -> Project:
     return project
 
 
-#: Files that take longest come first: each is one process's from its first test to its last, and the other should not wait for it at the end.
+#: Files that take longest come first: each is one process's from its first test to its last, and the other should not wait at the end.
 LONGEST = (
     *("test_worker", "test_wheel", "test_cli_serving", "test_lab", "test_server_openapi", "test_dashboards", "test_tiling", "test_batches"),
     *("test_notebooks", "test_widgets_browser", "test_corrections", "test_database", "test_backups", "test_processes", "test_disk"),
