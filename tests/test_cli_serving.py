@@ -19,9 +19,9 @@ from plates import write_plate
 from services import TOKEN
 from test_cli import command_in
 
-from segkit.errors import PortTakenError
+from segkit.errors import PortTakenError, SettingsError
 from segkit.server import launcher
-from segkit.server.serving import link_of, listen, with_token
+from segkit.server.serving import link_of, listen, make_home, with_token
 from segkit.settings import load, process_environment
 
 
@@ -81,6 +81,16 @@ def test_it_prints_its_link_works_jobs_off_and_ends_in_order(tmp_path: Path) -> 
         assert is_gone(worker)
     assert process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in out + err
+
+
+def test_a_new_service_makes_its_home(tmp_path: Path) -> None:
+    """Beside PostgreSQL nothing else does, and `/health` would say that it is gone."""
+    home = tmp_path / "new" / "home"
+    make_home(load(home=str(home)))
+    assert home.is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="no folder"):
+        make_home(load(home=str(tmp_path / "file" / "home")))
 
 
 def test_others_need_the_token_that_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -18,7 +19,9 @@ from pydantic import SecretStr
 
 from segkit.database import open_database
 from segkit.errors import NotWritableError, PortTakenError, SettingsError
+from segkit.files import faults_in_words, is_local
 from segkit.kit import Kit
+from segkit.results import root
 from segkit.server.app import create_app
 from segkit.server.auth import access_of
 from segkit.server.zerocopy import ZeroCopy
@@ -65,6 +68,7 @@ def serve(
         The database cannot be used.
     """
     settings = placed(settings, hub)
+    make_home(settings)
     with listen(settings, may_move=not access_of(settings, hub).exposed) as listening:
         settings = settings.model_copy(update={"server_port": listening.getsockname()[1]})
         settings, made = with_token(settings, hub)
@@ -117,6 +121,27 @@ def end_worker(worker: subprocess.Popen[bytes]) -> None:
 
 
 TOLD_ONCE = "\nThe token in this link lets in with all rights, and is shown only now. Set SEGKIT_TOKEN to choose one."
+
+
+def make_home(settings: Settings) -> None:
+    """Make the home folder of a new service; beside PostgreSQL nothing else has, and without it the service is not well.
+
+    Raises
+    ------
+    NotWritableError
+        This user may not make it.
+    SettingsError
+        A file is in its place.
+    """
+    if not is_local(settings.home):
+        return
+    try:
+        with faults_in_words(settings.home):
+            Path(root(settings.home)).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SettingsError(
+            f"SEGKIT_HOME is {settings.home}, where there can be no folder: a file has its name, or a part of it."
+        ) from error
 
 
 def placed(settings: Settings, hub: Hub | None) -> Settings:
