@@ -174,6 +174,7 @@ class PostgresqlRevisions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: psycopg.Connection[Any] | None = None
+        self._socket = -1
         self._heard: dict[int, int] = {}
         self._heard_of_all = 0
         self._snapshot: bytes | None = None
@@ -198,7 +199,7 @@ class PostgresqlRevisions:
         connection.pgconn.nonblocking = 1
         self._heard, self._heard_of_all, self._snapshot = {}, 0, None
         self._listening = secrets.token_hex(8)
-        self._connection = connection
+        self._connection, self._socket = connection, os.dup(connection.pgconn.socket)
 
     @property
     def listens(self) -> bool:
@@ -207,8 +208,8 @@ class PostgresqlRevisions:
 
     @property
     def fileno(self) -> int:
-        """The socket, for an event loop."""
-        return self._pgconn.socket
+        """The socket, for an event loop: a copy, because libpq closes its own when the server hangs up, and no loop could let go of it."""
+        return self._socket
 
     @property
     def backend(self) -> int:
@@ -279,6 +280,9 @@ class PostgresqlRevisions:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+        if self._socket >= 0:
+            os.close(self._socket)
+            self._socket = -1
 
     @property
     def _pgconn(self) -> PGconn:

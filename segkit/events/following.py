@@ -11,11 +11,9 @@ from urllib.parse import quote
 
 import lazy_loader
 
-from segkit.cache import GARBLED
 from segkit.database import Database
-from segkit.errors import SegkitError
 from segkit.events.changes import Change, decode
-from segkit.events.publishing import CHANNEL, redis_channel, redis_client
+from segkit.events.publishing import CHANNEL, faults, redis_channel, redis_client
 from segkit.revisions import own_connection
 from segkit.settings import Settings
 
@@ -56,11 +54,11 @@ class Follower:
         self._thread.join(2)
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE
+        pause, known = FIRST_PAUSE, faults()
         while not self._over.is_set():
             try:
                 self._listen(self._heard, self._over)
-            except (psycopg.Error, exc.SQLAlchemyError, redis.RedisError, sqlite3.Error, SegkitError, OSError, *GARBLED) as error:
+            except known as error:
                 self.losses += 1
                 log.debug("what others change cannot be heard: %s", error)
             pause = FIRST_PAUSE if self._has_heard else min(2 * pause, LONGEST_PAUSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -117,6 +118,19 @@ def transport_of(settings: Settings, database: Database) -> Transport | None:
     return PostgresqlTransport(database) if database.dialect == "postgresql" else None
 
 
+_loading = threading.Lock()
+
+
+def faults() -> tuple[type[BaseException], ...]:
+    """Return what goes wrong between processes.
+
+    Called before a thread needs it, and by one at a time: a lazy module that two threads load at once has no attributes for one of them,
+    and that ended the threads that publish and follow just when the database was lost.
+    """
+    with _loading:
+        return (psycopg.Error, exc.SQLAlchemyError, SegkitError, redis.RedisError, sqlite3.Error, OSError, *GARBLED)
+
+
 class Publisher:
     """Publishes changes of one process. Safe to use from several threads."""
 
@@ -171,7 +185,7 @@ class Publisher:
             self._thread.join(2)
 
     def _run(self) -> None:
-        transport = transport_of(self._settings, self._database)
+        transport, known = transport_of(self._settings, self._database), faults()
         last, paused_until = 0.0, 0.0
         while changes := self._next(last):
             last = time.monotonic()
@@ -181,7 +195,7 @@ class Publisher:
             try:
                 for message in encode(changes, transport.most_bytes):
                     transport.send(message)
-            except (psycopg.Error, exc.SQLAlchemyError, SegkitError, redis.RedisError, OSError, *GARBLED) as error:
+            except known as error:
                 self.failures += 1
                 paused_until = last + PAUSE_SECONDS
                 log.debug("others could not be told: %s", error)
