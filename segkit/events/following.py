@@ -6,25 +6,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
-
-import lazy_loader
 
 from segkit.database import Database
 from segkit.events.changes import Change, decode
 from segkit.events.publishing import CHANNEL, faults, redis_channel, redis_client
 from segkit.revisions import own_connection
 from segkit.settings import Settings
-
-if TYPE_CHECKING:
-    import psycopg
-    import redis
-    from sqlalchemy import exc
-else:
-    psycopg = lazy_loader.load("psycopg")
-    redis = lazy_loader.load("redis")
-    exc = lazy_loader.load("sqlalchemy.exc")
 
 log = logging.getLogger(__name__)
 
