@@ -42,7 +42,7 @@ LOOPBACK = "127.0.0.1"
 PLAIN = ("tcp", "ucx", "ws")
 START_SECONDS = 60
 #: How a nanny is started: the kernel kills it when whoever started it is gone, however that ended, and its worker ends with it.
-#: Without this, a nanny whose scheduler vanished while it was starting stayed for good. (1 is PR_SET_PDEATHSIG, 9 SIGKILL.)
+#: Nannies whose coordinator was killed on a busy machine were found alive an hour later. (1 is PR_SET_PDEATHSIG, 9 SIGKILL.)
 LEASHED = (
     "import ctypes, os, runpy, sys; parent = int(sys.argv.pop(1)); sys.platform == 'linux' and ctypes.CDLL(None).prctl(1, 9); "
     "os.getppid() == parent or sys.exit(1); runpy.run_module('dask', run_name='__main__', alter_sys=True)"
@@ -112,7 +112,8 @@ class WorkerProcess(SubprocessWorker):
         """Start another nanny whenever one dies; one that was told to end does so with 0."""
         while self.process is not None and await self.process.wait() != 0:
             await asyncio.sleep(REPLACE_SECONDS)
-            await self._spawn()
+            with contextlib.suppress(OSError):  # no room for another process now; the dead one is looked at again
+                await self._spawn()
 
     async def _spawn(self) -> None:
         spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
@@ -320,8 +321,13 @@ def _local(settings: Settings) -> Cluster:
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "port": 0, **CLOSED}}
     cluster = SpecCluster(workers=dict.fromkeys(range(count), worker), scheduler=scheduler, name="segkit", silence_logs=logging.CRITICAL)
     client = Client(cluster, set_as_default=False)
-    client.wait_for_workers(count, timeout=START_SECONDS)
-    return Cluster(client, _closing(client, cluster), threads=count * settings.threads_per_worker, kind="local")
+    close = _closing(client, cluster)
+    try:
+        client.wait_for_workers(count, timeout=START_SECONDS)
+    except BaseException:
+        close()  # or nannies that cannot start would be started for ever
+        raise
+    return Cluster(client, close, threads=count * settings.threads_per_worker, kind="local")
 
 
 def _threads(settings: Settings) -> Cluster:

@@ -14,7 +14,7 @@ import sys
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -324,30 +324,19 @@ def watch(engine: Engine, slow_ms: float) -> Statements:
     """
     statements = Statements(slow_ms)
     add, now = statements.add, perf_counter
-    execute, execute_many, execute_plain = engine.dialect.do_execute, engine.dialect.do_executemany, engine.dialect.do_execute_no_params
 
-    def timed(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        started = now()
-        execute(cursor, statement, parameters, context)
-        add(statement, now() - started)
-        return True  # it is executed
+    def timed(execute: Callable[..., None]) -> Callable[..., bool]:
+        def execute_timed(cursor: Any, statement: str, *others: Any) -> bool:
+            started = now()
+            execute(cursor, statement, *others)
+            add(statement, now() - started)
+            return True  # it is executed
 
-    def timed_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        started = now()
-        execute_many(cursor, statement, parameters, context)
-        add(statement, now() - started)
-        return True
-
-    def timed_plain(cursor: Any, statement: str, context: Any) -> bool:
-        started = now()
-        execute_plain(cursor, statement, context)
-        add(statement, now() - started)
-        return True
+        return execute_timed
 
     # In the driver's place, and not before and after it: one event costs half of two.
-    event.listen(engine, "do_execute", timed)
-    event.listen(engine, "do_executemany", timed_many)
-    event.listen(engine, "do_execute_no_params", timed_plain)
+    for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+        event.listen(engine, name, timed(getattr(engine.dialect, name)))
     return statements
 
 

@@ -23,6 +23,9 @@ USUAL_DIAMETER = 21.0
 class ThresholdParameters(SizedParameters):
     """What the plain recipe can be told."""
 
+    diameter: float | None = parameter(
+        None, "Typical object diameter, by which touching objects are split; 21 px when empty.", unit="px", ge=2, le=2000, step=1
+    )
     sigma: float = parameter(1.0, "Width of the Gaussian that smooths the image first.", unit="px", ge=0, le=50, step=0.1)
     threshold: float | None = parameter(
         None, "Smoothed values above this are foreground; leave empty for Otsu's threshold.", unit="intensity"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,14 @@ def many_files(number: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def disturb_while_working(kit: Kit, disturb: Callable[[], None], stop: threading.Event) -> None:
+    """Work the queue off while something is done again and again."""
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    try:
+        kit.work_off()
+    finally:
+        stop.set()
+        disturbing.join(60)

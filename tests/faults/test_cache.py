@@ -27,7 +27,7 @@ from tests.faults.invariants import check
 from tests.faults.processes import until
 from tests.faults.report import record
 from tests.faults.rubbish import KINDS, speaking
-from tests.faults.scenes import queue_plate
+from tests.faults.scenes import disturb_while_working, queue_plate
 from tests.plates import open_kit, write_plate
 from tests.services import service
 
@@ -268,13 +268,7 @@ def test_a_run_is_worked_off_and_told_whatever_happens_to_redis(make_settings: M
                 if stop.is_set():
                     return
 
-        disturbing = threading.Thread(target=disturb)
-        disturbing.start()
-        try:
-            kit.work_off()
-        finally:
-            stop.set()
-            disturbing.join()
+        disturb_while_working(kit, disturb, stop)
         until(lambda: counted(client, run.number)["done"] == 80, 30, what="the end of the run")
         check(kit.database, settings.home, drained=True)
     record(

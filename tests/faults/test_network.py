@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from segkit.database import open_database
-from segkit.kit import Kit
 from segkit.settings import Settings, load
 from tests.faults.invariants import check
 from tests.faults.processes import Program, Programs, until
 from tests.faults.relay import Network, Relay, network
 from tests.faults.report import record
-from tests.faults.scenes import queue_plate, url_of
+from tests.faults.scenes import disturb_while_working, queue_plate, url_of
 from tests.plates import open_kit
 
 MakeSettings = Callable[..., Settings]
@@ -31,17 +30,6 @@ GIVEN_UP = 75
 def through(settings: Settings, url: str) -> Settings:
     """The same database by another way."""
     return settings.model_copy(update={"database_url": load(home=settings.home, database_url=url).database_url, **LEASE})
-
-
-def disturb_while_working(kit: Kit, disturb: Callable[[], None], stop: threading.Event) -> None:
-    """Work the queue off while something is done again and again."""
-    disturbing = threading.Thread(target=disturb)
-    disturbing.start()
-    try:
-        kit.work_off()
-    finally:
-        stop.set()
-        disturbing.join(60)
 
 
 @pytest.mark.faults
