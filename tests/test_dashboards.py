@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +24,13 @@ import segkit
 from segkit import history, jobs
 from segkit.boards import FailuresCard, JobsCard, QueueCard, RunsCard, board_of
 from segkit.boards.board import Counted
+from segkit.database import open_database, upgrade
 from segkit.jobs import pace_of
 from segkit.schema import ErrorKind, Image
+from segkit.settings import load
 from segkit.telemetry import METRICS
 from tests.browser import STARTS_WITHIN, Watched, browser, free_port, wait_for, watch
+from tests.conftest import PostgresqlServer
 from tests.plates import QUICK, write_plate
 
 __all__ = ["browser"]  # a fixture
@@ -35,19 +39,21 @@ ROOT = Path(__file__).parent.parent
 SERIOUS = {"serious", "critical"}
 ROW = ".sk-jobs-row .sk-state"
 INSIDE = ("http://127.0.0.1:", "data:", "blob:")
-#: Serves a home folder on a port as `segkit serve` does; several in one process, which loads all that they share once.
+#: Serves home folders on ports as `segkit serve` does; several in one process, which loads all that they share once.
 SERVE = """
-import asyncio, sys, uvicorn
+import asyncio, json, sys, uvicorn
 from segkit.server.app import create_app
 from segkit.settings import load
-async def serve(home, port, _, token):
-    app = create_app(load(home=home, cluster="threads", token=token or None))
-    await uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(port), log_level="warning")).serve()
+async def serve(port, settings):
+    app = create_app(load(cluster="threads", **settings))
+    await uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")).serve()
 async def main():
-    await asyncio.gather(*(serve(home, *port.partition(":")) for home, port in zip(sys.argv[1::2], sys.argv[2::2])))
+    await asyncio.gather(*(serve(each["port"], each["settings"]) for each in json.loads(sys.argv[1])))
 asyncio.run(main())
 """
 TOKEN = "a-long-master-token"
+#: As JupyterHub or a reverse proxy shows it.
+PREFIX = "/lab/segkit"
 
 
 @dataclass
@@ -55,18 +61,17 @@ class Services:
     """One process that serves several home folders, each on its port."""
 
     log: Path
-    homes: dict[str, Path]
+    settings: dict[str, dict[str, str]]  #: by name
     ports: dict[str, int] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        given = [each for name, home in self.homes.items() for each in (str(home), f"{self.ports[name]}{self.secret(name)}")]
+        given = json.dumps([{"port": self.ports[name], "settings": settings} for name, settings in self.settings.items()])
         with self.log.open("ab") as out:
             environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, *given], cwd=self.log.parent, stdout=out, stderr=out, env=environment
-            )
-        for name in self.homes:
+            command = [sys.executable, "-c", SERVE, given]
+            self.process = subprocess.Popen(command, cwd=self.log.parent, stdout=out, stderr=out, env=environment)
+        for name in self.settings:
             wait_for(f"{self.url(name)}/health", self.process, self.log)
 
     def stop(self) -> None:
@@ -74,11 +79,8 @@ class Services:
         self.process.kill()
         self.process.wait(STARTS_WITHIN)
 
-    def secret(self, name: str) -> str:
-        return f":{TOKEN}" if name == "guarded" else ""
-
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.ports[name]}"
+        return f"http://127.0.0.1:{self.ports[name]}{self.settings[name].get('server_root_path', '')}"
 
     def page(self, watched: Watched, home: str, name: str = "queue_status", ready: str = ROW, **query: Any) -> Page:
         asked = "&".join(f"{key}={value}" for key, value in query.items())
@@ -89,11 +91,15 @@ class Services:
 
 @dataclass
 class Site:
-    """What the pages show: nothing, ten images with results of nine, and 100,000 jobs; and a service that asks for a token."""
+    """What the pages show: nothing, ten images with results of nine, and 100,000 jobs; a service that asks for a token, and one
+
+    on PostgreSQL under a path prefix.
+    """
 
     services: Services
     real: segkit.Kit
     large: segkit.Kit
+    shared: segkit.Kit
     reader: str  #: a token that may read from the guarded service
 
 
@@ -137,18 +143,23 @@ def ten_images(folder: Path, kit: segkit.Kit) -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, postgresql_server: PostgresqlServer) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    homes = {name: folder / name for name in ("empty", "real", "large", "guarded")}
-    with segkit.open(homes["real"], **QUICK) as real, segkit.open(homes["large"], **QUICK) as large:
-        ten_images(folder / "images", real)
-        fill(large, "screen", 100_000)
-        with segkit.open(homes["empty"], **QUICK), segkit.open(homes["guarded"], **QUICK) as guarded:
-            fill(guarded, "plate", 3)
-            _, reader = guarded.new_token("reader", "read")
-        services = Services(folder / "services.log", homes, {name: free_port() for name in homes})
+    settings = {name: {"home": str(folder / name)} for name in ("empty", "real", "large", "guarded", "shared")}
+    settings["guarded"]["token"] = TOKEN
+    settings["shared"] |= {"database_url": postgresql_server.create(), "server_root_path": PREFIX}
+    with open_database(load(**settings["shared"]), check=False) as database:
+        upgrade(database)
+    with ExitStack() as opened:
+        kits = {name: opened.enter_context(segkit.open(**QUICK | each)) for name, each in settings.items()}
+        ten_images(folder / "images", kits["real"])
+        fill(kits["large"], "screen", 100_000)
+        fill(kits["guarded"], "plate", 3)
+        ten_images(folder / "shared-images", kits["shared"])
+        _, reader = kits["guarded"].new_token("reader", "read")
+        services = Services(folder / "services.log", settings, {name: free_port() for name in settings})
         services.start()
-        yield Site(services, real, large, reader)
+        yield Site(services, kits["real"], kits["large"], kits["shared"], reader)
         services.stop()
 
 
@@ -376,6 +387,24 @@ def test_a_hundred_thousand_jobs_and_a_failure_within_a_second(site: Site, watch
     assert "strips" in page.locator(".sk-failures .sk-reason").first.inner_text()
     site.services.page(watched, "large", "results", "text=No run has results yet >> visible=true")
     site.services.page(watched, "large", "performance", ".sk-figures td")
+    sound(watched)
+
+
+def test_pages_are_the_same_on_postgresql_and_under_a_path_prefix(site: Site, watched: Watched) -> None:
+    page = site.services.page(watched, "shared")
+    assert page.locator(".sk-tile.sk-done .sk-number").inner_text() == "9"
+    page.evaluate(WATCH_FAILURES, "strips")
+    site.shared.project("<b>plate</b>").segment("threshold", sigma=2.0)
+    end_some(site.shared, 1, "The file ends early: 5 of 12 strips are there.")
+    failed_at = 1000 * time.time()
+    page.wait_for_function("() => window.failedAt")
+    assert page.evaluate("window.failedAt") - failed_at < 1000
+    page.locator("nav a", has_text="Results").click()
+    page.wait_for_selector(".sk-gallery img")
+    assert PREFIX in page.url
+    page.locator("nav a", has_text="Performance").click()
+    page.wait_for_selector(".sk-figures td")
+    watched.keep("dashboard-performance-prefix")
     sound(watched)
 
 

@@ -1,9 +1,9 @@
-"""Notifications: a real webhook gets them; one that is down is a sentence, without what is secret in its address."""
+"""Notifications: a real webhook and a real mailbox get them; one that is down is a sentence, without what is secret in its address."""
 
 from __future__ import annotations
 
 import pytest
-from hooks import webhook
+from hooks import mailbox, webhook
 
 from segkit.errors import NotificationError
 from segkit.notifications import check, masked, send
@@ -16,6 +16,16 @@ def test_a_webhook_is_told_in_json() -> None:
         assert send(hook.url, "Batch 7 failed", "In [3] 1 / 0", well=False) is None
     (message,) = hook.received
     assert (message["title"], message["message"], message["type"]) == ("Batch 7 failed", "In [3] 1 / 0", "failure")
+
+
+def test_mail_is_sent() -> None:
+    with mailbox() as box:
+        assert send(box.url, "Batch 7 failed", "In [3] 1 / 0 für Zellen", well=False) is None
+    (message,) = box.received
+    text = message.get_body(("plain", "html"))
+    assert text is not None
+    assert (message["Subject"], message["To"]) == ("Batch 7 failed", "lab@example.org")
+    assert "In [3] 1 / 0 für Zellen" in text.get_content()
 
 
 @pytest.mark.parametrize("answer", [500, 404])

@@ -99,14 +99,16 @@ def test_series_and_volumes_are_results_too(tmp_path: Path, axes: str, shape: tu
     assert results.open_result(written.path).axes == axes
 
 
-def test_publishing_replaces_what_a_dead_attempt_left(tmp_path: Path) -> None:
+def test_publishing_never_replaces(tmp_path: Path) -> None:
+    """A late attempt, frozen until its job was done by another, leaves that result as it is; and so does making it again."""
     home = str(tmp_path)
-    dead, alive = write(home, attempt=1), write(home, attempt=2, labels=some_labels() * 5)
-    results.publish(home, dead.path, 3, 7)
-    stored = results.publish(home, alive.path, 3, 7)
-    results.verify(results.locate(home, stored), alive.checksum)
-    assert results.read_labels(results.locate(home, stored)).max() == 10
-    assert os.listdir(tmp_path / "results" / "3") == ["7"]
+    late, first, again = write(home, attempt=1), write(home, attempt=2, labels=some_labels() * 5), write(home, attempt=3)
+    stored = [results.publish(home, each.path, 3, 7) for each in (first, late, again)]
+    assert stored[0] == "results/3/7"
+    assert stored[1:] == [os.path.relpath(each.path, tmp_path) for each in (late, again)]
+    for path, each in zip(stored, (first, late, again), strict=True):
+        results.verify(results.locate(home, path), each.checksum)
+    assert set(results.sweep(home, {stored[2]}, -60)) == set(stored[:2])
 
 
 def test_many_are_published_at_once(tmp_path: Path) -> None:

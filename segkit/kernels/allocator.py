@@ -15,7 +15,9 @@ def settle_allocator() -> bool:
     """Keep freed arrays for the next image instead of giving their memory back, and hold OpenCV to one thread.
 
     By default glibc maps every large array, faults it in page by page under a lock of the whole process, and unmaps it
-    again: four threads then wait for each other. Calling this twice does no harm.
+    again: four threads then wait for each other. And each thread gets an arena of its own, which is made of pieces of 64 MiB
+    that are mapped and unmapped whatever the thresholds: with one arena for all, four threads did 4 % more. Call it before
+    there are threads; calling it twice does no harm.
 
     Returns
     -------
@@ -29,4 +31,5 @@ def settle_allocator() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)) and bool(mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD))
+    settings = {_M_MMAP_THRESHOLD: MMAP_THRESHOLD, _M_TRIM_THRESHOLD: TRIM_THRESHOLD, _M_ARENA_MAX: 1}
+    return all(mallopt(number, value) for number, value in settings.items())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
 
 import fsspec
 
-from segkit.files import faults_in_words, flush_path, folder, is_local, local_path, replace
+from segkit.files import faults_in_words, flush_path, folder, is_local, local_path
 from segkit.results.places import RESULTS, locate, root, run_path
+
+#: What renaming a folder over one that is not empty, or over a file, fails with.
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 def publish(home: str, staging: str, run_id: int, image_id: int) -> str:
@@ -18,10 +22,11 @@ def publish(home: str, staging: str, run_id: int, image_id: int) -> str:
 
 
 def publish_all(home: str, results: Sequence[tuple[str, int, int]], moved: dict[str, str] | None = None) -> list[str]:
-    """Put written results into their final places, each in one step; what a dead attempt left there is replaced.
+    """Put written results into their final places, each in one step; nothing is ever replaced.
 
-    Call it while holding the jobs' rows by their attempt numbers, so that no late attempt can replace a committed result. A
-    store has no rename: there the attempt's own place is the final one. Many at once wait for the disk once.
+    Where the place is taken, by an earlier result of the job or by what a dead attempt left, the attempt's own place is the
+    final one, as it always is in a store, which has no rename. So an attempt that wakes long after it lost its job can spoil
+    nothing. What no row names any more is swept later. Many at once wait for the disk once.
 
     Parameters
     ----------
@@ -49,13 +54,23 @@ def publish_all(home: str, results: Sequence[tuple[str, int, int]], moved: dict[
     with faults_in_words(locate(home, RESULTS)):
         try:
             for staging, run_id, image_id in results:
-                path = f"{RESULTS}/{run_id}/{image_id}"
-                replace(local_path(staging), locate(home, path))
-                moved[staging] = path
+                moved[staging] = place(home, staging, f"{RESULTS}/{run_id}/{image_id}")
         finally:
             for run in {run_path(home, run_id) for _, run_id, _ in results}:
                 flush_path(run)
     return [moved[staging] for staging, _, _ in results]
+
+
+def place(home: str, staging: str, path: str) -> str:
+    """Rename a written result to a path, or leave it where it is if that is taken; return its path in the home folder."""
+    written = local_path(staging)
+    try:
+        os.rename(written, locate(home, path))
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        return os.path.relpath(written, root(home))
+    return path
 
 
 def discard(path: str) -> None:
