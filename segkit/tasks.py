@@ -124,13 +124,17 @@ class Pace:
         """
         return self.busy_seconds <= QUICK_SECONDS and not self.waits
 
-    def after(self, outcomes: Iterable[Done | Failed | Large]) -> Pace:
-        """Return the pace of the latest bundle; that images wait is seen only when they went in turn, and is not forgotten."""
+    def after(self, outcomes: Iterable[Done | Failed | Large], *, in_turn: bool) -> Pace:
+        """Return the pace of the latest bundle, and whether it went in turn; that images wait is seen only then, and not forgotten.
+
+        Most of a bundle must have waited: its first images may run beside the last of those that did not go in turn.
+        """
         done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
         if not done:
             return self
         seconds, busy = (sum(times) / len(done) for times in zip(*((each.seconds, each.busy_seconds) for each in done), strict=True))
-        return Pace(seconds, busy, self.waits or (self.in_turn and seconds > WAITING * busy))
+        waited = sum(each.seconds > WAITING * each.busy_seconds for each in done)
+        return Pace(seconds, busy, self.waits or (in_turn and 2 * waited > len(done)))
 
 
 def perform(tasks: Sequence[Task], *, in_turn: bool = False) -> list[Done | Failed | Large]:

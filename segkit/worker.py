@@ -325,7 +325,7 @@ class Worker:
             self._lose(bundle, error)
             return []
         run_id = bundle.claims[0].run_id
-        self._pace[run_id] = self._pace[run_id].after(outcomes)
+        self._pace[run_id] = self._pace[run_id].after(outcomes, in_turn=bundle.in_turn)
         return outcomes
 
     def _lose(self, bundle: Bundle, error: BaseException) -> None:

@@ -251,11 +251,13 @@ def test_only_images_that_compute_shortly_and_do_not_wait_go_in_turn() -> None:
         return [Done(1, 1, results.Written("", 0, 0, ""), {}, seconds, busy)]
 
     assert not Pace().in_turn
-    quick = Pace().after(done(0.2, 0.05))  # threads in each other's way
+    quick = Pace().after(done(0.2, 0.05), in_turn=False)  # threads in each other's way
     assert quick.in_turn
-    assert quick.after(done(0.06, 0.05)).in_turn
-    assert quick.after([Failed(1, 1, ErrorKind.INPUT, "")]) == quick
-    waiting = quick.after(done(0.2, 0.05))  # nobody was in its way
+    assert quick.after(done(0.06, 0.05), in_turn=True).in_turn
+    assert quick.after(done(0.2, 0.05), in_turn=False).in_turn, "one that set out with the first"
+    assert quick.after([*done(0.4, 0.05), *done(0.06, 0.05), *done(0.06, 0.05)], in_turn=True).in_turn, "its first ran beside those"
+    assert quick.after([Failed(1, 1, ErrorKind.INPUT, "")], in_turn=True) == quick
+    waiting = quick.after(done(0.2, 0.05), in_turn=True)  # nobody was in its way
     assert not waiting.in_turn
-    assert not waiting.after(done(0.05, 0.05)).in_turn
-    assert not Pace().after(done(2.0, 1.9)).in_turn
+    assert not waiting.after(done(0.05, 0.05), in_turn=False).in_turn
+    assert not Pace().after(done(2.0, 1.9), in_turn=False).in_turn
