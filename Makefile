@@ -46,7 +46,7 @@ test: $(INSTALLED)
 
 faults: $(INSTALLED)
 	@rm -f artefacts/faults.jsonl
-	@$(BIN)/python -m pytest -m "faults or not faults" tests/faults
+	@$(BIN)/python -m pytest -n 2 --dist load -m "faults or not faults" tests/faults
 	@$(BIN)/python -m tests.faults.report
 
 soak: $(INSTALLED)

@@ -78,9 +78,9 @@ SCROLL = """async (name) => {
 
 @contextmanager
 def served(program: str, ready: str, *given: str) -> Iterator[tuple[str, int]]:
-    """Run a server; gives its address and process number."""
+    """Run a server, which is given the rest, with its port where that says PORT; gives its address and process number."""
     port = free_port()
-    command = [sys.executable, "-c", program, given[0], str(port), *given[1:]]
+    command = [sys.executable, "-c", program, *(each.replace("PORT", str(port)) for each in given)]
     with tempfile.NamedTemporaryFile("wb", suffix=".log") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
         try:
@@ -180,14 +180,14 @@ def main() -> None:
     opens, seconds, rounds = (QUICK_OPENS, QUICK_SECONDS, QUICK_ROUNDS) if options.quick else (OPENS, SECONDS, ROUNDS)
     with tempfile.TemporaryDirectory() as folder, segkit.open(f"{folder}/home") as kit, chromium() as browser:
         run = fill(kit, "screen", JOBS if options.quick else 3 * JOBS)
-        with served(SERVE, "/health", f"{folder}/home") as (url, process):
+        with served(SERVE, "/health", f'[{{"port": PORT, "settings": {{"home": "{folder}/home"}}}}]') as (url, process):
             page = f"{url}/dashboards/queue_status"
             first, opened_first = opened(browser, page, OURS)
             opened_first.close()
             ours = measured(browser, page, OURS, ".sk-jobs-view", rounds)
             grown = growth_of_opens(browser, page, process, opens)
             page_growth, server_growth, rate = growth_of_updates(browser, page, process, kit, seconds)
-        with served(PLAIN, "/", f"{folder}/home", str(run.number)) as (url, _):
+        with served(PLAIN, "/", f"{folder}/home", "PORT", str(run.number)) as (url, _):
             peer = measured(browser, f"{url}/plain", PEER, ".tabulator-tableholder", rounds)
     rows = [["ours", *ours], ["Tabulator(df)", *peer]]
     show(f"{JOBS:,} jobs", ["page", "useful after, s", "longest task, ms", "95th frame, ms", "page holds, MiB"], rows)

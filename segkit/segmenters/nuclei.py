@@ -117,7 +117,7 @@ RECIPE = Recipe(
 
 SEGMENTER = Segmenter(
     name="nuclei",
-    version="3",
+    version="4",
     summary="Nuclei in fluorescence: brightness above the background, a small network or a small trained forest, and a split by depth.",
     parameters=NucleiParameters,
     colour=False,

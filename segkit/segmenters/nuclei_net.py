@@ -38,7 +38,7 @@ SOFT = 0.1
 #: An image whose middle pixel lies higher than this between its darkest and its brightest is bright where nothing is.
 INVERTED = 0.5
 #: Images of up to this many pixels are looked at a second time, upside down: larger ones are to be done in time.
-LOOKED_AT_TWICE = 2_000_000
+LOOKED_AT_TWICE = 500_000
 #: Pixels of what is restored that may depend on one more pixel of what the network says.
 BLENDED = 4
 
@@ -264,7 +264,7 @@ RECIPE = Recipe(
 
 SEGMENTER = Segmenter(
     name="nuclei-net",
-    version="2",
+    version="3",
     summary="Nuclei in fluorescence by a small network that segkit carries: crowded, dim and uneven ones too.",
     parameters=NucleiNetParameters,
     colour=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -63,6 +64,11 @@ class OwnPostgresql:
         server = self.tests.server
         known = ("-w", "-D", str(server.pgdata), "-l", str(server.log), *arguments)
         pgexec.pgexec("pg_ctl", known, bin_path=server.bin_path, user=server.system_user)
+
+    def start(self) -> None:
+        """Start it as it was, on its socket: that `pg_ctl` remembers only for a restart."""
+        _, *options = shlex.split((Path(self.tests.server.pgdata) / "postmaster.opts").read_text())
+        self.control("-o", shlex.join(options), "start")
 
     def crash(self) -> None:
         """End it in the middle of whatever it does, as a power cut would, and start it again."""

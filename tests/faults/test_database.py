@@ -150,14 +150,14 @@ def test_postgresql_is_gone_for_a_while(
             assert service.alive
             assert worker.alive
         finally:
-            server.control("start")
+            server.start()
     assert answer.headers["Retry-After"].isdigit()
     assert "Traceback" not in answer.text
     assert not readers.faults, readers.faults[:3]
     until(lambda: httpx.get(f"{service.address}/api/queue", timeout=30).status_code == 200, what="an answer of the service")
     settled(kit.queue)
     ended_well(kit, worker)
-    assert service.terminate() == 0
+    assert service.terminate() in (0, -signal.SIGTERM)  # uvicorn ends in order, then as the signal asks
     outcome = f"the service said 503 and when to come again; {DONE_ONCE}"
     record("PostgreSQL gone for a while", f"stopped for {seconds:.0f} s, under a worker and a service", 1, outcome)
 
