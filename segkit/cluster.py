@@ -229,8 +229,9 @@ def connect(settings: Settings) -> Cluster:
     """
     refuse_open(settings)
     configure()
-    # Dask set its loggers up when it was imported, before this configuration.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Dask set its loggers up when it was imported, before this configuration; that of its client has a level of its own.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     starters: dict[str, Callable[[Settings], Cluster]] = {
         "local": _local,
         "threads": _threads,

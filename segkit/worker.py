@@ -324,6 +324,11 @@ class Worker:
         except cluster.ClusterLost as error:
             self._lose(bundle, error)
             return []
+        except RuntimeError as error:  # an earlier bundle of the same lost cluster has ended its client's event loop
+            if bundle.cluster is self._cluster:
+                raise
+            self._lose(bundle, error)
+            return []
         run_id = bundle.claims[0].run_id
         self._pace[run_id] = self._pace[run_id].after(outcomes, in_turn=bundle.in_turn)
         return outcomes

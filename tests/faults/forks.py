@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import dask
+
 ROOT = Path(__file__).parent.parent.parent
 #: Loaded before the first fork, and with them what they import.
 WARM = ("segkit.cli", "segkit.kit", "segkit.server.serving", "segkit.batches", "segkit.segmenters.threshold", "distributed.cli.dask_worker")
@@ -99,6 +101,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: str, folder
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(environment)
+    dask.config.refresh()  # it was read when Dask was loaded, before this environment
     os.chdir(folder)
     sys.path[:0] = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
     name = next(each for each in COMMANDS if " ".join(command).startswith(each))
