@@ -324,8 +324,8 @@ class Worker:
         except cluster.ClusterLost as error:
             self._lose(bundle, error)
             return []
-        except RuntimeError as error:  # an earlier bundle of the same lost cluster has ended its client's event loop
-            if bundle.cluster is self._cluster:
+        except RuntimeError as error:  # the event loop of its client has ended, as an earlier bundle of the same cluster saw to
+            if bundle.cluster is self._cluster and not (self._cluster and self._cluster.lost):
                 raise
             self._lose(bundle, error)
             return []

@@ -7,9 +7,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +152,26 @@ def test_a_cancelled_job_is_not_committed(kit: Kit, project: Project, site: Path
     assert state.cancelled > 0
     assert state.done + state.cancelled == 12
     assert_whole(run)
+
+
+def test_a_worker_outlives_its_connection_to_the_cluster(kit: Kit, project: Project, site: Path) -> None:
+    """While several bundles fly; the first that comes back closes what the others ask."""
+    run = project.segment("slow", seconds=0.1)
+    worker = kit.worker(lambda event: connections.append(worker._cluster))
+    connections: list[Any] = []
+
+    def cut() -> None:
+        wait_for(lambda: connections, 60)
+        connections[0].client.close(timeout=0)
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    worker.run(lambda: run.progress().left == 0)
+    cutter.join()
+    assert run.progress().done == 12
+    assert len(set(connections)) > 1, "it connected again"
+    for each in run.results():
+        results.verify(each.path, each.record.checksum)
 
 
 def start_worker(home: Path, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
