@@ -125,9 +125,9 @@ class Pace:
         return self.busy_seconds <= QUICK_SECONDS and not self.waits
 
     def after(self, outcomes: Iterable[Done | Failed | Large], *, in_turn: bool) -> Pace:
-        """Return the pace of the latest bundle, and whether it went in turn; that images wait is seen only then, and not forgotten.
+        """Return the pace of the latest bundle; that images wait is seen only in one that went in turn, and not forgotten.
 
-        Most of a bundle must have waited: its first images may run beside the last of those that did not go in turn.
+        Most of that must have waited: its first images may run beside the last of bundles that did not go in turn.
         """
         done = [outcome for outcome in outcomes if isinstance(outcome, Done)]
         if not done:
