@@ -34,6 +34,7 @@ from benchmarks.report import arguments, finish
 from benchmarks.service_downloads import await_port, free_port, on_core
 from segkit.events import Change
 from segkit.server.app import create_app
+from segkit.server.serving import take_turns
 from segkit.server.zerocopy import ZeroCopy, text_frame
 from segkit.settings import load
 
@@ -44,6 +45,8 @@ MARK = b'"done","detail":"at '
 UPGRADE = "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 UPGRADE += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2Vna2l0IGJlbmNobWFyaw==\r\n\r\n"
 SERVER_CORE, CLIENT_CORE = 0, 1
+#: No message of this benchmark is longer; the whole state of the run neither.
+MOST_BYTES = 2**17
 
 
 def measure(quick: bool) -> dict[str, float]:
@@ -118,39 +121,49 @@ class Taken:
         self.bytes = 0
         self.delays: list[float] = []  #: of done-events, in milliseconds
 
-    def take(self, message: bytes) -> None:
+    def take(self, buffer: bytearray, start: int, end: int) -> None:
         """Count a message of one reader, and time the done-events in it."""
         self.messages += 1
-        self.bytes += len(message)
-        if MARK in message:
+        self.bytes += end - start
+        if (place := buffer.find(MARK, start, end)) >= 0:
             now = time.monotonic()
-            self.delays += [(now - float(part[: part.index(b'"')])) * 1000 for part in message.split(MARK)[1:]]
+            parts = bytes(buffer[place:end]).split(MARK)[1:]
+            self.delays += [(now - float(part[: part.index(b'"')])) * 1000 for part in parts]
 
 
-class Frames(asyncio.Protocol):
-    """One reader: takes the frames of a WebSocket server off its socket."""
+class Frames(asyncio.BufferedProtocol):
+    """One reader: takes the frames of a WebSocket server off its socket, into a buffer that stays."""
 
     def __init__(self, taken: Taken, *, upgraded: bool) -> None:
         self.first = asyncio.get_running_loop().create_future()
-        self._taken, self._left, self._upgraded = taken, b"", upgraded
+        self._taken, self._upgraded = taken, upgraded
+        self._buffer, self._filled = bytearray(MOST_BYTES), 0
+        self._view = memoryview(self._buffer)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Give room for what comes."""
+        return self._view[self._filled :]
+
+    def buffer_updated(self, count: int) -> None:
         """Take whole frames; the rest waits for more."""
-        data = self._left + data if self._left else data
-        if not self._upgraded and b"\r\n\r\n" in data:
-            self._upgraded, data = True, data.partition(b"\r\n\r\n")[2]
-        while self._upgraded and len(data) > 2 and (len(data) >= 10 or data[1] < 126):
-            head, size = 2, data[1]
+        buffer, start, end = self._buffer, 0, self._filled + count
+        if not self._upgraded:
+            place = buffer.find(b"\r\n\r\n", 0, end)
+            self._upgraded, start = place >= 0, place + 4 if place >= 0 else 0
+        while self._upgraded and end - start > 2:
+            head, size = 2, buffer[start + 1]
             if size >= 126:
                 head = 4 if size == 126 else 10
-                size = int.from_bytes(data[2:head], "big")
-            if len(data) < head + size:
+                size = int.from_bytes(buffer[start + 2 : start + head], "big") if end - start >= head else MOST_BYTES
+            if end - start < head + size:
                 break
-            self._taken.take(data[head : head + size])
-            data = data[head + size :]
+            self._taken.take(buffer, start + head, start + head + size)
+            start += head + size
             if not self.first.done():
                 self.first.set_result(None)
-        self._left = data
+        if start and start < end:
+            buffer[: end - start] = buffer[start:end]
+        self._filled = end - start
 
 
 async def connect(taken: Taken, port: int, path: str | None) -> list[asyncio.Transport]:
@@ -267,6 +280,7 @@ def publish(home: str, url: str, run_id: int, seconds: float) -> None:
 def serve(home: str, url: str, port: int) -> None:
     """Run the service alone."""
     settings = load(home=home, database_url=url)
+    take_turns()
     app: Any = ZeroCopy(create_app(settings))
     uvicorn.run(app, port=port, log_level="warning", access_log=False, ws_per_message_deflate=False)
 

@@ -28,7 +28,7 @@ from segkit.errors import SubscriptionError
 from segkit.server.parameters import LARGEST_ID
 from segkit.server.problems import told
 from segkit.server.readers import EVERYTHING, Hub, Reader, Subscription
-from segkit.server.zerocopy import FRAMES
+from segkit.server.zerocopy import PUSH
 
 router = APIRouter(tags=["events"])
 
@@ -159,7 +159,8 @@ class EventSocket:
             await send({"type": "websocket.close", "code": 1008})
             return
         await send({"type": "websocket.accept"})
-        sending = asyncio.ensure_future(self._send_messages(hub, reader, send, framed=FRAMES in scope.get("extensions", {})))
+        reader.push = scope.get("extensions", {}).get(PUSH)
+        sending = asyncio.ensure_future(self._send_messages(hub, reader, send))
         try:
             while (message := await receive())["type"] == "websocket.receive":
                 await self._take(hub, reader, message, send)
@@ -169,11 +170,10 @@ class EventSocket:
                 await sending
 
     @staticmethod
-    async def _send_messages(hub: Hub, reader: Reader, send: Send, *, framed: bool) -> None:
+    async def _send_messages(hub: Hub, reader: Reader, send: Send) -> None:
         while not hub.is_closed:
             _, text = await hub.next(reader)
-            message = {"type": "websocket.send", "text": text}
-            await send(message | {"frame": hub.frame(text)} if framed else message)
+            await send({"type": "websocket.send", "text": text})
         await send({"type": "websocket.close", "code": 1001})
 
     @staticmethod

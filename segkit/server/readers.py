@@ -9,6 +9,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import orjson
 from anyio import to_thread
@@ -37,8 +38,7 @@ TRUSTED = set(JobStatus) - {JobStatus.FAILED}
 MOST_MADE = 2000
 
 
-@dataclass(frozen=True)
-class Subscription:
+class Subscription(NamedTuple):
     """What a reader wants to hear of: these runs, jobs and projects together; None of all three means everything."""
 
     runs: frozenset[int] | None = None
@@ -55,6 +55,8 @@ class Reader:
 
     subscription: Subscription
     since: str | None  #: id of the last message he saw
+    #: gives him a frame at once, where that can be; tells whether it went
+    push: Callable[[bytes], bool] | None = field(default=None, repr=False)
     waiting: asyncio.Future[None] | None = field(default=None, repr=False)
 
 
@@ -113,10 +115,9 @@ class Hub:
         self._looker = events.Looker()
         self._look = True
         self._some, self._urgent = asyncio.Event(), asyncio.Event()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: dict[Reader, None] = {}  #: in the order in which they came
         self._fresh: dict[int, Fresh] = {}
         self._made: dict[tuple[Subscription, int], str | None] = {}
-        self._frames: dict[str, bytes] = {}
         self._states: dict[tuple[Subscription, int], asyncio.Task[str]] = {}
         self._ends: list[Change] = []  #: that are told at once
         self._tokens, self._refilled, self._flushed = MOST_URGENT, 0.0, 0.0
@@ -232,7 +233,6 @@ class Hub:
         self._number = number
         self._fresh.clear()
         self._made.clear()
-        self._frames.clear()
         self._states = {key: task for key, task in self._states.items() if not task.done()}
         self._wake()
 
@@ -261,10 +261,28 @@ class Hub:
             self._horizon = self._entries.popitem(last=False)[1].number
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        """Give those who wait what is new: at once where that can be, else by waking them."""
+        frames: dict[tuple[Subscription, str | None], bytes | None] = {}
+        now = self._identity(self._number)
+        for reader in self._waiting:
+            if reader.waiting is None or reader.waiting.done():
+                continue
+            if reader.push is None or self.is_closed or not self._pushed(reader, reader.push, frames):
+                reader.waiting.set_result(None)
+            else:
+                reader.since = now
+
+    def _pushed(self, reader: Reader, push: Callable[[bytes], bool], frames: dict[tuple[Subscription, str | None], bytes | None]) -> bool:
+        """Give one reader what is new without waking his task, which costs more than all the rest; False when he must be woken."""
+        key = reader.subscription, reader.since
+        if key not in frames:
+            place = self._place(reader.since)
+            if place is None:
+                return False
+            text = self._message(reader.subscription, place)
+            frames[key] = None if text is None else text_frame(text.encode())
+        frame = frames[key]
+        return frame is None or push(frame)
 
     # Reading
 
@@ -299,22 +317,14 @@ class Hub:
 
     async def _news(self, reader: Reader) -> None:
         reader.waiting = self._loop.create_future()
-        self._waiting.append(reader.waiting)
+        self._waiting[reader] = None
         self.readers += 1
         try:
             await reader.waiting
         finally:
             self.readers -= 1
             reader.waiting = None
-
-    def frame(self, text: str) -> bytes:
-        """Return a message as a WebSocket frame, made once for all who get it."""
-        frame = self._frames.get(text)
-        if frame is None:
-            frame = text_frame(text.encode())
-            if len(self._frames) < MOST_MADE:
-                self._frames[text] = frame
-        return frame
+            self._waiting.pop(reader, None)
 
     def _place(self, since: str | None) -> int | None:
         """Return the flush that an id names; None when it cannot be continued from there."""
@@ -378,7 +388,8 @@ class Hub:
 def job_event(change: Change, project_id: int | None) -> bytes:
     """Write a job's change."""
     about = {"type": "job", "run_id": change.run_id, "project_id": project_id, "job_id": change.job_id}
-    return orjson.dumps(about | {"image": change.image, "status": change.status, "detail": change.detail})
+    detail = {"detail": change.detail} if change.detail else {}  # most have none
+    return orjson.dumps(about | {"image": change.image, "status": change.status} | detail)
 
 
 def run_event(state: RunState) -> bytes:

@@ -37,6 +37,9 @@ GRACE_SECONDS = 10
 LOOK_SECONDS, AGAIN_SECONDS = 0.5, 2.0
 #: The worker beside it may take so long to end what it has begun.
 WORKER_SECONDS = 45
+#: How long a thread may compute in Python while another waits; Python's own 5 ms are long for the one that hears of a job's end while
+#: the event loop writes to hundreds of readers.
+SWITCH_SECONDS = 0.0005
 #: A WebSocket message of a client; ours are small, and so are Panel's.
 MOST_MESSAGE_BYTES = 16 * 1024**2
 
@@ -76,12 +79,18 @@ def serve(
             kit = stack.enter_context(Kit(settings, open_database(settings)))
             if kit.database.dialect == "sqlite" if work is None else work:
                 stack.enter_context(worker_beside(settings.home))
+            take_turns()
             server = uvicorn.Server(configuration(settings, kit, hub))
             link = link_of(settings, hub, secret=made)
             tell(f"segkit serves {settings.home} at {link}" + (TOLD_ONCE if made else ""))
             if show:
                 webbrowser.open(link_of(settings, hub, secret=True))
             server.run(sockets=[listening])
+
+
+def take_turns() -> None:
+    """Let threads of this process wait less for each other."""
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 @contextmanager

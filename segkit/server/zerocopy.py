@@ -25,8 +25,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.protocol import State
 
 EXTENSION = "http.response.zerocopysend"
-#: Where this is among the extensions of a WebSocket, a "websocket.send" may hold its text also as a whole "frame", made once for many.
-FRAMES = "segkit.frames"
+#: Where this is among the extensions of a WebSocket, it holds a function that takes a whole frame, made once for many readers, and tells
+#: whether the frame went out; False when the client is slow, is leaving, or wants its messages packed.
+PUSH = "segkit.push"
 #: How long a thread waits for a socket to take more before it gives the wait back to the loop.
 PATIENCE_MS = 5
 #: How long a thread serves one client before another has its turn.
@@ -52,8 +53,7 @@ class ZeroCopy:
             scope.setdefault("extensions", {})[EXTENSION] = {}
             send = partial(_pass_on, cycle, send, self._threads)
         elif scope["type"] == "websocket" and isinstance(cycle, WebSocketsSansIOProtocol):
-            scope.setdefault("extensions", {})[FRAMES] = {}
-            send = partial(_pass_frame, cycle, send)
+            scope.setdefault("extensions", {})[PUSH] = partial(_push_frame, cycle)
         await self._app(scope, receive, send)
 
 
@@ -61,14 +61,13 @@ def _is_plain(transport: Any) -> bool:
     return hasattr(os, "sendfile") and transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
 
 
-async def _pass_frame(protocol: WebSocketsSansIOProtocol, send: Send, message: Message) -> None:
-    """Send a frame as it is, unless this connection packs its messages or is ending."""
-    frame = message.get("frame")
-    await protocol.writable.wait()
-    if frame is None or protocol.conn.extensions or protocol.conn.state is not State.OPEN or protocol.transport.is_closing():
-        await send(message)
-    else:
-        protocol.transport.write(frame)
+def _push_frame(protocol: WebSocketsSansIOProtocol, frame: bytes) -> bool:
+    """Write a frame as it is, without waiting; tell whether that was possible."""
+    connection, transport = protocol.conn, protocol.transport
+    if connection.extensions or connection.state is not State.OPEN or transport.is_closing() or not protocol.writable.is_set():
+        return False
+    transport.write(frame)
+    return True
 
 
 def text_frame(text: bytes) -> bytes:

@@ -127,7 +127,8 @@ export function chartsCard(root, port) {
       say(title, table.title);
       say(note, table.note ?? "");
       node.children[1].setAttribute("aria-label", table.title);
-      head.replaceChildren(...table.columns.map((each) => make("th", { scope: "col" }, each)));
+      const isFigure = (place) => typeof table.rows[0]?.[place] === "number";
+      head.replaceChildren(...table.columns.map((each, place) => make("th", { scope: "col", class: isFigure(place) ? "sk-figure" : "" }, each)));
       if (node.querySelector("details[open]")) return;
       body.replaceChildren(...table.rows.map((row) => make("tr", {}, ...row.map((value) => cell(value)))));
       node.children[1].hidden = !table.rows.length;
