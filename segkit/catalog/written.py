@@ -7,6 +7,7 @@ spare, and its JSON would lose digits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -19,16 +20,21 @@ from segkit.pages import Place, check_page, decode_cursor, encode_cursor
 
 FORM = orjson.OPT_UTC_Z
 ZULU = """to_char(timezone('UTC', created_at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-#: A page, and one row more when another page follows: its JSON, its length, and the place of its last row.
+#: Between two rows: JSON never holds it as it is.
+BETWEEN = "\x1e"
+#: A page, and one row more when another page follows: its JSON, its length, and the place of its last row. Rows come to the aggregates in
+#: the order of the page. How many there may be stands in the text: of a parameter PostgreSQL fears the worst, and plans each time anew.
 PAGE = """
-SELECT {total}, string_agg(item, ',' ORDER BY place) FILTER (WHERE place <= %(limit)s) AS items, count(place) AS length,
-    max(at) FILTER (WHERE place = %(limit)s) AS created_at, max(numbered.id) FILTER (WHERE place = %(limit)s) AS id
-FROM {whole} (
-    SELECT row_to_json((SELECT written FROM (SELECT {columns}) AS written))::text AS item, id, created_at AS at,
-        row_number() OVER (ORDER BY created_at DESC, id DESC) AS place
-    FROM (SELECT * FROM {table} WHERE {where} ORDER BY created_at DESC, id DESC LIMIT %(limit)s + 1 OFFSET %(offset)s) AS page
-) AS numbered {joined}
+SELECT {total}, page.items, page.length, page.created_at, page.id FROM {whole} (
+    SELECT string_agg(item, E'\\x1e') AS items, count(*) AS length, (array_agg(at))[{limit}] AS created_at, (array_agg(id))[{limit}] AS id
+    FROM (
+        SELECT row_to_json((SELECT written FROM (SELECT {columns}) AS written))::text AS item, id, created_at AS at
+        FROM {table} WHERE {where} ORDER BY created_at DESC, id DESC LIMIT {most}{skipped}
+    ) AS found
+) AS page {joined}
 """
+#: Texts that are kept: one for each length of a page that is asked for.
+MOST_TEXTS = 256
 BELOW = " AND (created_at, id) < (%(at)s, %(below)s)"
 
 
@@ -43,7 +49,7 @@ def projects_json(connection: Connection, limit: int = 100, *, after: str | None
     if connection.dialect.name != "postgresql":
         return orjson.dumps(projects(connection, limit, after=after, offset=offset), option=FORM)
     place = _place(limit, after, offset, SCOPE)
-    row = connection.exec_driver_sql(PROJECTS_BELOW if after else PROJECTS, place).one()
+    row = connection.exec_driver_sql(projects_statement(limit, after is not None, bool(offset)), place).one()
     return _page(row, SCOPE, limit)
 
 
@@ -72,25 +78,31 @@ def images_json(
         return orjson.dumps(images(connection, project_id, limit, after=after, offset=offset, unreadable=unreadable), option=FORM)
     name = scope(project_id, unreadable)
     place = _place(limit, after, offset, name) | {"project": project_id}
-    row = connection.exec_driver_sql(IMAGES[unreadable, after is not None], place).one_or_none()
+    row = connection.exec_driver_sql(images_statement(limit, unreadable, after is not None, bool(offset)), place).one_or_none()
     if row is None:
         raise UnknownProjectError(f"number {project_id}", [])
     return _page(row, name, limit)
 
 
-def _images_statement(unreadable: bool, below: bool) -> str:
+@lru_cache(maxsize=MOST_TEXTS)
+def images_statement(limit: int, unreadable: bool, below: bool, skips: bool) -> str:
+    """Write the statement of a page of images; its parameters are the project, and where the page begins."""
     return PAGE.format(
+        **_ends(limit, skips),
         total=f"project.{'unreadable' if unreadable else 'images'} AS total",
         columns=_columns(NAMES),
         table="image",
         where=f"project_id = %(project)s{' AND error IS NOT NULL' if unreadable else ''}{BELOW if below else ''}",
-        whole="project LEFT JOIN",
-        joined="ON true WHERE project.id = %(project)s GROUP BY project.id",
+        whole="project CROSS JOIN LATERAL",
+        joined="WHERE project.id = %(project)s",
     )
 
 
-def _projects_statement(below: bool) -> str:
+@lru_cache(maxsize=MOST_TEXTS)
+def projects_statement(limit: int, below: bool, skips: bool) -> str:
+    """Write the statement of a page of projects."""
     return PAGE.format(
+        **_ends(limit, skips),
         total="(SELECT count(*) FROM project) AS total",
         columns=_columns(column.name for column in COLUMNS),
         table="project",
@@ -100,17 +112,17 @@ def _projects_statement(below: bool) -> str:
     )
 
 
+def _ends(limit: int, skips: bool) -> dict[str, Any]:
+    return {"limit": int(limit), "most": int(limit) + 1, "skipped": " OFFSET %(offset)s" if skips else ""}
+
+
 def _columns(names: Any) -> str:
     return ", ".join(f"{ZULU} AS created_at" if name == "created_at" else name for name in names)
 
 
-PROJECTS, PROJECTS_BELOW = _projects_statement(False), _projects_statement(True)
-IMAGES = {(unreadable, below): _images_statement(unreadable, below) for unreadable in (False, True) for below in (False, True)}
-
-
 def _place(limit: int, after: str | None, offset: int | None, scope: str) -> dict[str, Any]:
     check_page(limit, after, offset)
-    place: dict[str, Any] = {"limit": limit, "offset": offset or 0}
+    place: dict[str, Any] = {"offset": offset} if offset else {}
     if after is not None:
         above = decode_cursor(after, scope)
         place |= {"at": above.created_at, "below": above.id}
@@ -118,5 +130,8 @@ def _place(limit: int, after: str | None, offset: int | None, scope: str) -> dic
 
 
 def _page(row: Any, scope: str, limit: int) -> bytes:
-    following = encode_cursor(Place(row.created_at, row.id), scope) if row.length > limit else None
-    return f'{{"items":[{row.items or ""}],"total":{row.total},"next":{orjson.dumps(following).decode()}}}'.encode()
+    items, following = row.items or "", None
+    if row.length > limit:
+        items, following = items[: items.rindex(BETWEEN)], encode_cursor(Place(row.created_at, row.id), scope)
+    items = items.replace(BETWEEN, ",")
+    return f'{{"items":[{items}],"total":{row.total},"next":{orjson.dumps(following).decode()}}}'.encode()
