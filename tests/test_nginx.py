@@ -359,7 +359,9 @@ def test_browsers_are_told_what_not_to_do(client: httpx.Client, stranger: httpx.
         assert "strict-transport-security" not in given
         assert given["server"] == "nginx"
     login = stranger.get("/", headers={"Accept": "text/html"})
-    assert login.headers.get_list("content-security-policy") == ["default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"]
+    assert login.headers.get_list("content-security-policy") == [
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ]
     link = stranger.get(f"/?token={TOKEN}", headers={"Accept": "text/html"})
     assert link.headers.get_list("referrer-policy") == ["no-referrer"]
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -139,7 +140,9 @@ def test_a_page_alone_shows_nothing_where_others_reach_it(host: str, closed: boo
         return Shown()
 
     page.__module__ = f"{mounting.SERVED}1"
-    monkeypatch.setattr(mounting.pn.state, "as_cached", lambda key, make: None)
+    monkeypatch.setattr(mounting.pn.state, "as_cached", lambda key, make: SimpleNamespace(settings=load()))
+    asked = SimpleNamespace(session_context=SimpleNamespace(request=SimpleNamespace(host="127.0.0.1:5006", headers={})))
+    monkeypatch.setattr(type(mounting.pn.state), "curdoc", asked)
     monkeypatch.setattr(mounting.pn.pane, "Str", lambda text: type("Refusal", (), {"servable": lambda self: shown.append(text)})())
     with socket.create_server((host, 0)):
         assert (mounting.open_to_others() == []) is closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,18 @@ def test_a_name_in_the_host_header_changes_no_path(app: FastAPI) -> None:
 def test_the_gate_stands_before_all_that_answers(app: FastAPI) -> None:
     names = [each.cls.__name__ for each in app.user_middleware]
     assert set(names[: names.index(Admission.__name__)]) <= {"RequestIds", "Timing", "Prefix"}, "what is before it answers nothing itself"
+
+
+def test_an_address_has_no_module_imported(tmp_path: Path) -> None:
+    """Panel's route for the files of its components imports whatever module is named there; a picture of another site could name one."""
+    app = create_app(load(home=str(tmp_path)))
+    assert "this" not in sys.modules
+
+    async def asked() -> int:
+        return int((await knock(app, "http", "/components/this/a/css/b", client=HERE))[0]["status"])
+
+    assert asyncio.run(asked()) == 404
+    assert "this" not in sys.modules
 
 
 def test_with_the_token_the_same_doors_open(tmp_path: Path) -> None:

@@ -225,6 +225,15 @@ def test_nothing_that_is_sent_becomes_a_header(client: Service) -> None:
         assert "a\tb" not in head
 
 
+@pytest.mark.filterwarnings("ignore:.*HTTPServerRequest:DeprecationWarning")
+def test_no_other_site_lays_a_page_under_its_own(client: Service) -> None:
+    for path in ("/", "/dashboards/queue_status", "/api/projects", "/nothing"):
+        for headers in (GOOD, GOOD | {"Accept": "text/html"}):
+            assert "frame-ancestors 'self'" in client.get(path, headers=headers).headers["content-security-policy"], path
+    login = client.get("/", headers={"Accept": "text/html"})
+    assert login.headers["content-security-policy"].startswith("default-src 'none'")
+
+
 # Ranges
 
 

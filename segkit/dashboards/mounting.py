@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import runpy
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import panel as pn
 import psutil
@@ -41,6 +42,8 @@ NO_LOGIN = (
     "This page asks nobody who he is, and other machines reach it. Start it for this machine alone, panel serve --address 127.0.0.1 ...,"
     " or use `segkit serve`, which asks for a token."
 )
+TOKEN_SET = "SEGKIT_TOKEN is set, and this page cannot ask for it. Use `segkit serve`, which does."
+FOREIGN = "Another site's page asked for this one. Open it by this machine's own address, as panel serve printed it, in a tab of its own."
 Maker = Callable[[Kit], Page]
 Scope = MutableMapping[str, Any]
 
@@ -108,10 +111,16 @@ def mount(
         unused_session_lifetime_milliseconds=UNUSED_MS,
         check_unused_sessions_milliseconds=LOOK_MS,
     )
+    close_components(app)
     for route in app.routes:
-        if getattr(route, "path", "").startswith((PREFIX, f"/{COMPONENT_PATH}")):
+        if getattr(route, "path", "").startswith(PREFIX):
             route.include_in_schema = False  # pages, not the interface of programs
     app.add_middleware(Pages, mounted=mounted, change_of=change_of, probe_of=probe_of)
+
+
+def close_components(app: Any) -> None:
+    """Take Panel's route for files of components away: it imports whatever module an address names, and our pages bring theirs along."""
+    app.router.routes[:] = [each for each in app.routes if not getattr(each, "path", "").startswith(f"/{COMPONENT_PATH}")]
 
 
 class Pages:
@@ -150,10 +159,51 @@ def serve_alone(make: Maker) -> None:
     """
     if not make.__module__.startswith(SERVED):
         return
-    if open_to_others():
-        pn.pane.Str(NO_LOGIN).servable()
+    kit = pn.state.as_cached("kit", kits.open)
+    request = getattr(getattr(pn.state.curdoc, "session_context", None), "request", None)
+    refused = refusal(kit, getattr(request, "host", ""), getattr(request, "headers", {}))
+    if refused is not None:
+        pn.pane.Str(refused).servable()
         return
-    make(pn.state.as_cached("kit", kits.open)).servable()
+    make(kit).servable()
+
+
+def refusal(kit: Kit, host: str, headers: Mapping[str, str]) -> str | None:
+    """Return why a page that stands alone may not be shown to who asks; None when it may.
+
+    `panel serve` opens a WebSocket to every page that has the name it was asked for. So pages of other sites, which can let a name of
+    theirs point to this machine (DNS rebinding) or lay this page under their own (clickjacking), are told so where a session begins.
+
+    Parameters
+    ----------
+    host : str
+        The name that was asked for, from the request itself: a WebSocket that begins a session brings headers of its own making.
+    headers : mapping of str to str
+        Of the request for the page.
+    """
+    if open_to_others():
+        return NO_LOGIN
+    if kit.settings.token is not None:
+        return TOKEN_SET
+    framed = headers.get("Sec-Fetch-Dest", "document") not in ("document", "websocket", "empty")
+    if not is_own_name(host) or (framed and headers.get("Sec-Fetch-Site") == "cross-site"):
+        return FOREIGN
+    return None
+
+
+def is_own_name(netloc: str) -> bool:
+    """Whether a request names this machine, as only those do that were made on it and for it.
+
+    Examples
+    --------
+    >>> [is_own_name(each) for each in ("127.0.0.1:5006", "localhost", "[::1]:5006", "evil.example:5006", "127.0.0.1.evil.example", "")]
+    [True, True, True, False, False, False]
+    """
+    try:
+        name = urlsplit(f"//{netloc}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def open_to_others() -> list[str]:

@@ -49,6 +49,7 @@ SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
+    (b"content-security-policy", b"frame-ancestors 'self'; base-uri 'self'; object-src 'none'"),
 ]
 
 LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>segkit</title>
@@ -56,6 +57,8 @@ LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>segkit</t
 input{{font:inherit;width:100%;box-sizing:border-box;padding:.4em}}button{{font:inherit;margin-top:.6em;padding:.4em 1em}}</style>
 <main><h1>segkit</h1><p>{why}</p><form method="get" action="{action}"><label>Token
 <input name="token" type="password" autocomplete="current-password" required autofocus></label><button>Open</button></form></main></html>"""
+
+LOGIN_POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class Admission:
         page = LOGIN.format(why=html.escape(str(error)), action=html.escape(address_of(asked, [])))
         headers = {
             "Cache-Control": "no-store",
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+            "Content-Security-Policy": LOGIN_POLICY,
         }
         return HTMLResponse(page, 401, headers)
 

@@ -134,7 +134,7 @@ def problem(
     document: dict[str, Any] = {"type": f"urn:segkit:problem:{kind}", "title": title, "status": status, "detail": sayable(detail)}
     document["instance"] = sayable(scope["path"])
     listed = [{"where": sayable(where), "detail": sayable(what)} for where, what in parts]
-    given = {"Cache-Control": "no-store", **(headers or {})}
+    given = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}  # also where nothing else adds it: 500
     if status in RETRY_SECONDS:
         given.setdefault("Retry-After", str(RETRY_SECONDS[status]))
     body = orjson.dumps(document | ({"errors": listed} if listed else {}))
