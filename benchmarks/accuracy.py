@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy                          every kind of ../shared/data/dsb2018, each with its segmenter
     python -m benchmarks.accuracy FOLDER --segmenter nuclei   one segmenter for all
+    python -m benchmarks.accuracy --segmenter tissue-net --kind color,bright-gray   the kinds that it is for
     python -m benchmarks.accuracy --part report --json     the held-back part alone, ending in one JSON line
     python -m benchmarks.accuracy --quick                  a few images of each kind, under a minute
 
@@ -40,7 +41,7 @@ from segkit import segment
 from segkit.errors import InvertedContrastError, MissingExtraError, ModelFileError
 from segkit.scoring import Scores, per_image, pool, score
 from segkit.segmenters import get
-from segkit.segmenters.network import SHIPPED, read_card
+from segkit.segmenters.network import NUCLEI, TISSUE, read_card
 
 FOLDER = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "dsb2018"
 PICTURES = Path(__file__).resolve().parents[1] / "artefacts"
@@ -48,8 +49,10 @@ PARTS = ("tune", "report")
 #: The segmenter of each kind of image, and the kind whose figures are also given without its name.
 SEGMENTERS = {"fluo": "nuclei", "color": "tissue", "bright-gray": "tissue", "all": "nuclei"}
 MAIN_KIND = "fluo"
-#: Segmenters that look through the network that segkit carries.
-NETWORKED = ("nuclei", "nuclei-net")
+#: Segmenters that look through a network that segkit carries, and which that is.
+NETWORKED = {"nuclei": NUCLEI, "nuclei-net": NUCLEI, "tissue": TISSUE, "tissue-net": TISSUE}
+#: What they are without one.
+CLASSICAL = {NUCLEI: "nuclei", TISSUE: "tissue"}
 #: Kinds in which the objects are darker than what surrounds them.
 DARK_OBJECTS = ("color", "bright-gray")
 KEYS = ("f1_50", "f1_70", "ap_50", "ap_mean", "pq")
@@ -158,9 +161,10 @@ def as_colour(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def methods_of(kind: str, segmenter: str | None) -> dict[str, Method]:
-    """Return ours and its peers; beside the network's nuclei stand those of the classical recipe."""
+    """Return ours and its peers; beside what looks through a network stands its classical recipe."""
     name = segmenter or SEGMENTERS.get(kind, SEGMENTERS["all"])
-    classical = {"nuclei, classical": ours("nuclei", recipe="classical")} if name in NETWORKED else {}
+    before = CLASSICAL[NETWORKED[name]] if name in NETWORKED else ""
+    classical = {f"{before}, classical": ours(before, recipe="classical")} if before else {}
     peers = [peer for peer in ("cellpose", "stardist") if peer != name]
     return {name: ours(name), **classical, "scikit-image, plain": plain_recipe, **{peer: ours(peer) for peer in peers}}
 
@@ -227,7 +231,8 @@ def seen_by(name: str, pairs: Sequence[Pair]) -> str:
     """Say which of the images the weights that a segmenter carries have seen."""
     if name not in NETWORKED:
         return ""
-    card = read_card(str(SHIPPED))
+    kind = NETWORKED[name]
+    card = read_card(str(kind.shipped), kind)
     names = {part: sorted({pair.name for pair in pairs} & set(card[part])) for part in ("trained_on", "validated_on")}
     neither = len(pairs) - sum(map(len, names.values()))
     lines = [
@@ -274,6 +279,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = report.arguments(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="image and label pairs (default: ../shared/data/dsb2018)")
     parser.add_argument("--segmenter", help="use this one for every kind")
+    parser.add_argument("--kind", help="run this kind of images alone, or several with commas between")
     parser.add_argument("--part", choices=("all", *PARTS), default="all", help="which part to run (default: all, which prints both)")
     return parser.parse_args(argv)
 
@@ -281,6 +287,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(argv)
     pairs = [pair for pair in read_pairs(given.folder) if given.part in ("all", pair.part)] if given.folder.is_dir() else []
+    pairs = [pair for pair in pairs if given.kind is None or pair.kind in given.kind.split(",")]
     if not pairs:
         print(
             f"skipped: no pairs NAME.png and NAME.labels.png in {given.folder}" if given.folder.is_dir() else "skipped: no DSB2018 folder"

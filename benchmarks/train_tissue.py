@@ -24,7 +24,7 @@ from benchmarks.accuracy import Pair, as_colour, read_pairs
 from segkit.kernels.stains import colour_counts, stain_planes
 from segkit.segmenters.forest import BORDER, OBJECT, Forest, plant
 from segkit.segmenters.stains import read_tables
-from segkit.segmenters.tissue import FOREST_FILES, stained, with_context
+from segkit.segmenters.tissue_forest import FOREST_FILES, stained, with_context
 
 #: Kinds of images that are dark nuclei on a bright background.
 KINDS = ("color", "bright-gray")

@@ -18,8 +18,8 @@ from segkit import segment
 from segkit.errors import InvalidParameterError, InvertedContrastError, ModelFileError
 from segkit.measure import measure, with_confidence
 from segkit.scoring import score
-from segkit.segmenters import nuclei_net, parse_parameters
-from segkit.segmenters.network import SHIPPED, STRIDE, card_file, load_network, read_card
+from segkit.segmenters import parse_parameters, sight
+from segkit.segmenters.network import NUCLEI, STRIDE, card_file, load_network, read_card
 from segkit.segmenters.nuclei_net import RECIPE, SEGMENTER, NucleiNetParameters
 from segkit.segmenters.optional import file_hash
 from segkit.synthetic import nuclei_field
@@ -34,8 +34,8 @@ MODEL = "nuclei_net.onnx"
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A copy of the shipped network, to be spoilt."""
-    shutil.copy(SHIPPED, tmp_path / MODEL)
-    shutil.copy(card_file(str(SHIPPED)), card_file(str(tmp_path / MODEL)))
+    shutil.copy(NUCLEI.shipped, tmp_path / MODEL)
+    shutil.copy(card_file(str(NUCLEI.shipped)), card_file(str(tmp_path / MODEL)))
     return tmp_path / MODEL
 
 
@@ -91,7 +91,7 @@ def test_tiles_give_the_labels_and_the_table_of_the_whole(
 ) -> None:
     shape = {7: (290, 330), 18: (400, 450), 60: (600, 700)}[diameter]
     if not twice:  # as images are that are too large to be looked at twice
-        monkeypatch.setattr(nuclei_net, "LOOKED_AT_TWICE", 1)
+        monkeypatch.setattr(sight, "LOOKED_AT_TWICE", 1)
     pixels = nuclei_field(shape, 70 if diameter < 40 else 30, diameter=diameter, touching=0.5, seed=5).image
     labels, objects = Labels.of(pixels.shape, 64, 64), Objects()
     segment_large(
@@ -100,7 +100,7 @@ def test_tiles_give_the_labels_and_the_table_of_the_whole(
     )  # fmt: skip
     whole, confidence, _ = SEGMENTER.apply(SEGMENTER.prepare(pixels), SEGMENTER.parameters(), None)
     np.testing.assert_array_equal(labels.found, whole)
-    assert RECIPE.plan(pixels, SEGMENTER.parameters()).twice == twice
+    assert RECIPE.plan(pixels, SEGMENTER.parameters()).scale.twice == twice
     expected: pa.Table = with_confidence(measure(whole, pixels), confidence)
     assert objects.table.sort_by("label").to_pydict() == expected.to_pydict()
 
@@ -136,16 +136,16 @@ def test_confidence_does_not_depend_on_the_others() -> None:
 
 
 def test_the_card_tells_where_the_weights_come_from() -> None:
-    card = read_card(str(SHIPPED))
-    assert card["hash"] == file_hash(SHIPPED.read_bytes())
+    card = read_card(str(NUCLEI.shipped))
+    assert card["hash"] == file_hash(NUCLEI.shipped.read_bytes())
     assert card["licence"] == "CC0 1.0"
     assert "BBBC038" in card["data"]
     assert card["made"] > "2026"
-    assert SHIPPED.stat().st_size < 5_000_000
+    assert NUCLEI.shipped.stat().st_size < 5_000_000
 
 
 def test_no_image_that_scores_are_reported_on_was_trained_on() -> None:
-    card = read_card(str(SHIPPED))
+    card = read_card(str(NUCLEI.shipped))
     seen, checked = set(card["trained_on"]), set(card["validated_on"])
     assert len(seen) > 100
     assert not seen & checked

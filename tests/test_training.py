@@ -10,17 +10,19 @@ import cv2
 import numpy as np
 import pytest
 from plates import open_kit, write_plate
+from test_tissue import slide
 
 from segkit import segment
 from segkit.corrections import Correction
-from segkit.errors import TrainingError
+from segkit.errors import ModelFileError, TrainingError
 from segkit.scoring import pool, score
-from segkit.segmenters import names
-from segkit.segmenters.network import read_card
+from segkit.segmenters import names, tissue_net
+from segkit.segmenters.network import TISSUE, load_network, read_card
 from segkit.segmenters.nuclei_net import SEGMENTER
 from segkit.settings import Settings
 from segkit.synthetic import nuclei_field
 from segkit.training.pairs import LabelledImage, divided, part_of, read_folder, read_results
+from segkit.training.purposes import FOR_TISSUE, purpose_of
 from segkit.training.samples import crop, example_of, targets_of
 
 needs_torch = pytest.mark.skipif(
@@ -54,11 +56,11 @@ def test_crops_are_the_same_for_the_same_draw_and_fit_their_targets() -> None:
     assert example is not None
     first, second = (crop(example, 64, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
-    assert first[0].shape == (64, 64)
+    assert first[0].shape == (1, 64, 64)
     assert first[1].shape == (64, 64, 3)
     assert first[1].min() >= 0
     assert first[1].max() <= 1
-    inside, outside = (first[0][mask].mean() for mask in (first[1][..., 0] > 0.9, first[1][..., 0] < 0.1))
+    inside, outside = (first[0][0][mask].mean() for mask in (first[1][..., 0] > 0.9, first[1][..., 0] < 0.1))
     assert inside > outside + 0.3
 
 
@@ -157,9 +159,86 @@ def test_the_same_seed_gives_the_same_scores(tmp_path: Path) -> None:
     from segkit import training
 
     images = [image_of(seed) for seed in range(6)]
-    asked = training.FitSettings(steps=30, crops=2, edge=64, rate=5e-3, warmup=5, look_every=30, averaging=0.9, widths=(8, 12, 16, 16))
+    asked = training.FitSettings(
+        steps=30, crops=2, edge=64, rate=5e-3, warmup=5, look_every=30, averaging=0.9, threads=1, widths=(8, 12, 16, 16)
+    )
     tables = [
         training.train_network(images, tmp_path / f"{name}.onnx", data="made in code", licence="none", settings=asked).table
         for name in ("first", "again")
     ]
     np.testing.assert_allclose(tables[1].to_numpy(), tables[0].to_numpy(), atol=0.01)
+
+
+# Stained tissue
+
+
+def slide_of(seed: int) -> LabelledImage:
+    image, truth = slide(seed=seed, shape=(96, 112), count=14, radius=8)
+    return LabelledImage(f"slide-{seed}", image, truth)
+
+
+def test_crops_of_a_slide_are_its_brightness_and_two_stains() -> None:
+    example = example_of(slide_of(1), FOR_TISSUE)
+    assert example is not None
+    assert example.planes.shape == (3, 96, 112)
+    shown, meant = crop(example, 64, np.random.default_rng(3), FOR_TISSUE)
+    np.testing.assert_array_equal(shown, crop(example, 64, np.random.default_rng(3), FOR_TISSUE)[0])
+    assert shown.shape == (3, 64, 64)
+    for plane in shown[:2]:
+        assert plane[meant[..., 0] > 0.9].mean() > plane[meant[..., 0] < 0.1].mean() + 0.3
+
+
+def test_a_gray_image_of_dark_nuclei_is_a_slide_of_one_stain() -> None:
+    image = slide_of(2)
+    example = example_of(replace(image, pixels=image.pixels.mean(axis=-1).astype(np.uint8)), FOR_TISSUE)
+    assert example is not None
+    assert np.abs(example.planes[2]).max() < 0.1 < example.planes[1].max()
+
+
+def test_a_segmenter_without_a_network_is_refused() -> None:
+    with pytest.raises(TrainingError, match="nuclei-net or tissue-net"):
+        purpose_of("threshold")
+
+
+@needs_torch
+def test_a_shipped_network_that_is_read_says_what_it_said() -> None:
+    import torch
+
+    from segkit import training
+    from segkit.training.fitting import Shown
+
+    asked = training.FitSettings(edge=64, crops=2)
+    net = training.read_network("nuclei-net", [image_of(1), image_of(2)], asked)
+    plane = np.random.default_rng(0).standard_normal((1, 96, 64)).astype(np.float32)
+    with torch.no_grad():
+        said = Shown(net.eval())(torch.from_numpy(plane)[None])[0].numpy()
+        wider = training.read_network("nuclei-net", [slide_of(1)], replace(asked, segmenter="tissue-net"))
+        also = Shown(wider.eval())(torch.from_numpy(np.concatenate([plane, 9 * plane, plane]))[None])[0].numpy()
+    np.testing.assert_allclose(said, load_network().run(plane), atol=1e-4)
+    np.testing.assert_allclose(also, said, atol=1e-4, err_msg="what it was not shown before weighs nothing at first")
+
+
+@needs_torch
+def test_a_network_of_other_widths_is_not_trained_further() -> None:
+    from segkit import training
+
+    with pytest.raises(ModelFileError, match="widths"):
+        training.read_network("nuclei-net", [image_of(1)], training.FitSettings(widths=(8, 12, 16, 16)))
+
+
+@needs_torch
+def test_a_small_network_for_tissue_learns_and_is_used(tmp_path: Path) -> None:
+    from segkit import training
+
+    images = [slide_of(seed) for seed in range(5)]
+    asked = training.FitSettings(
+        segmenter="tissue-net", steps=30, crops=2, edge=64, rate=5e-3, warmup=5, look_every=15, averaging=0.9, threads=1,
+        widths=(8, 12, 16, 16), by_size=0.5,
+    )  # fmt: skip
+    trained = training.train_network(images, tmp_path / "ours.onnx", data="made in code", licence="none", settings=asked)
+    assert np.mean(trained.state.losses[-10:]) < 0.8 * np.mean(trained.state.losses[:5])
+    assert read_card(str(trained.path), TISSUE)["settings"]["segmenter"] == "tissue-net"
+    ours = [score(image.labels, segment(image.pixels, tissue_net.SEGMENTER, model=str(trained.path))) for image in divided(images)[1]]
+    assert pool(ours) == pool(each.scores for each in trained.judged["validation"])
+    with pytest.raises(ModelFileError, match="a network for nuclei-net"):
+        segment(image_of(1).pixels, SEGMENTER, model=str(trained.path))

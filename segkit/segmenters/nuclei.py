@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segkit.segmenters import nuclei_forest, nuclei_net
+from segkit.segmenters import nuclei_forest, nuclei_net, sight
 from segkit.segmenters.nuclei_forest import BLOCK
 from segkit.segmenters.nuclei_net import NucleiNetPlan
 from segkit.segmenters.parameters import SizedParameters, parameter
@@ -93,7 +93,7 @@ def _empty(survey: Survey, plan: Any) -> bool:
 
 
 def _confidence(seen: Any, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
-    looked = nuclei_net.confidence_of if isinstance(seen, nuclei_net.Sight) else nuclei_forest.confidence_of
+    looked = sight.confidence_of if isinstance(seen, sight.Sight) else nuclei_forest.confidence_of
     return looked(seen, labels, rows, columns)
 
 

@@ -7,7 +7,7 @@ depth drops between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,31 +18,21 @@ from pydantic import model_validator
 from segkit.errors import InvertedContrastError
 from segkit.kernels.background import flatten
 from segkit.kernels.filters import gaussian_weights, smooth
-from segkit.kernels.persistence import split_by_persistence
 from segkit.kernels.sizes import value_of
 from segkit.segmenters.lens import Lens
-from segkit.segmenters.network import REACH, STRIDE, load_network
-from segkit.segmenters.nuclei_forest import BLOCK, LOOK_ABOVE, SIGMA, NucleiPlan, mean_times_summit
+from segkit.segmenters.network import load_network
+from segkit.segmenters.nuclei_forest import BLOCK, LOOK_ABOVE, SIGMA, NucleiPlan
 from segkit.segmenters.nuclei_forest import RECIPE as CLASSICAL
 from segkit.segmenters.optional import file_hash, read_model_file
 from segkit.segmenters.parameters import SizedParameters, parameter
-from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey, walls
+from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey
 from segkit.segmenters.registry import Segmenter
+from segkit.segmenters.sight import Run, Scale, Sight, confidence_of, foreground_of, sight_through, split_by_depth
 
-#: The network is shown nuclei of at least this diameter in pixels, where they are that large, and less than twice it.
-SHOWN = 22.0
-#: Nuclei smaller than this are shown in half pixels.
-SMALL = 11.0
 #: Brightness in parts of the threshold's, below which it is shown as it is and beyond which as its logarithm.
 SOFT = 0.1
 #: An image whose middle pixel lies higher than this between its darkest and its brightest is bright where nothing is.
 INVERTED = 0.5
-#: Images of up to this many pixels are looked at a second time, upside down: larger ones are to be done in time.
-LOOKED_AT_TWICE = 500_000
-#: Pixels of what is restored that may depend on one more pixel of what the network says.
-BLENDED = 4
-
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class NucleiNetParameters(SizedParameters):
@@ -89,35 +79,9 @@ class NucleiNetPlan:
         return self.ground.rise
 
     @property
-    def step(self) -> int:
-        """Edge in pixels of the squares that are shown as one pixel."""
-        return int(2 ** np.clip(np.floor(np.log2(self.ground.diameter / SHOWN)), 0, 4))
-
-    @property
-    def finer(self) -> int:
-        """Into how many each pixel's edge is divided before it is shown."""
-        return 2 if self.ground.diameter < SMALL else 1
-
-    @property
-    def twice(self) -> bool:
-        """Whether the network looks a second time, upside down; what it says is the mean of both."""
-        return self.ground.shape[0] * self.ground.shape[1] <= LOOKED_AT_TWICE
-
-    @property
-    def grid(self) -> int:
-        """What is shown starts at multiples of so many pixels of the image, for any tile."""
-        return self.step * STRIDE // self.finer
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What the network says of a region."""
-
-    shape: tuple[int, int]
-    #: (rows, columns) float32: how likely a pixel is nucleus; None when there is nothing to see
-    likely: NDArray[np.float32] | None = None
-    #: (rows, columns) float32: how deep in its nucleus a pixel lies
-    depth: NDArray[np.float32] | None = None
+    def scale(self) -> Scale:
+        """In pixels of what size it is shown."""
+        return Scale(self.ground.diameter, self.ground.shape)
 
 
 def negative(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -158,14 +122,8 @@ def plan_of(pixels: NDArray[Any], parameters: NucleiNetParameters, pixel_size_um
     return plan
 
 
-def view_of(shape: tuple[int, ...], plan: NucleiNetPlan, row: int, column: int) -> Lens:
-    """Return the lens for a region that starts at (row, column)."""
-    return Lens((shape[0], shape[1]), row, column, plan.step, plan.finer)
-
-
-def relative_plane(pixels: NDArray[Any], plan: NucleiNetPlan, view: Lens) -> NDArray[np.float32]:
+def relative_plane(pixels: NDArray[Any], ground: NucleiPlan, view: Lens) -> NDArray[np.float32]:
     """Return brightness above the background, 1 at the threshold, in the pixels that are shown."""
-    ground = plan.ground
     flat = view.focus(flatten(pixels, ground.surface, BLOCK, view.row, view.column))
     return np.asarray((flat - np.float32(ground.background)) / np.float32(ground.rise))
 
@@ -183,25 +141,15 @@ def looked_at(pixels: NDArray[Any], plan: NucleiNetPlan, view: Lens) -> BoolArra
 
 def sight_of(run: Run, pixels: NDArray[Any], plan: NucleiNetPlan, row: int, column: int) -> Sight:
     """Return what a network says of a region that starts at (row, column)."""
-    shape = (pixels.shape[0], pixels.shape[1])
     if not np.isfinite(plan.rise):
-        return Sight(shape)
-    if plan.dark:
-        pixels = negative(pixels)
-    near = looked_at(pixels, plan, view_of(shape, plan, row, column))
-    upper, left = -row % plan.grid, -column % plan.grid
-    if not near[upper:, left:].any():
-        return Sight(shape)
-    view = view_of(near[upper:, left:].shape, plan, row + upper, column + left)
-    shown = contrast(relative_plane(pixels[upper:, left:], plan, view))
-    padded = np.pad(shown, [(0, -size % STRIDE) for size in shown.shape])
-    # Both ends of what is padded lie on the network's grid, so what is upside down is the same for any tile.
-    maps = (run(padded) + run(padded[::-1].copy())[:, ::-1]) * np.float32(0.5) if plan.twice else run(padded)
-    maps = maps[:, : shown.shape[0], : shown.shape[1]]
-    likely, depth = np.zeros((2, *shape), dtype=np.float32)
-    likely[upper:, left:], depth[upper:, left:] = (view.restore(np.ascontiguousarray(plane)) for plane in maps)
-    likely[~near] = 0
-    return Sight(shape, likely, depth)
+        return Sight((pixels.shape[0], pixels.shape[1]))
+    bright = negative(pixels) if plan.dark else pixels
+    near = looked_at(bright, plan, plan.scale.lens(pixels.shape, row, column))
+
+    def show(upper: int, left: int, lens: Lens) -> NDArray[np.float32]:
+        return contrast(relative_plane(bright[upper:, left:], plan.ground, lens))[None]
+
+    return sight_through(run, near, plan.scale, row, column, show)
 
 
 def _see(pixels: NDArray[Any], plan: NucleiNetPlan, row: int, column: int, wanted: BoolArray | None) -> Sight:
@@ -209,35 +157,15 @@ def _see(pixels: NDArray[Any], plan: NucleiNetPlan, row: int, column: int, wante
 
 
 def _halo(plan: NucleiNetPlan) -> int:
-    return -(-plan.step * (REACH + STRIDE + BLENDED) // plan.finer) + len(gaussian_weights(SIGMA))
+    return plan.scale.reach + len(gaussian_weights(SIGMA))
 
 
 def _foreground(seen: Sight, plan: NucleiNetPlan, row: int, column: int) -> BoolArray:
-    if seen.likely is None:
-        return np.zeros(seen.shape, dtype=bool)
-    return seen.likely > np.float32(plan.ground.threshold)
+    return foreground_of(seen, plan.ground)
 
 
 def _split(seen: Sight, components: LabelArray, plan: NucleiNetPlan, row: int, column: int) -> LabelArray:
-    if seen.depth is None:
-        return np.zeros(components.shape, dtype=np.int32)
-    return split_by_persistence(
-        components,
-        seen.depth,
-        walls(components.shape, row, column, plan.ground.shape),
-        inside=float("inf"),
-        weight=1.0,
-        rise=plan.ground.separation,
-        smallest=plan.ground.min_area,
-    )
-
-
-def confidence_of(seen: Sight, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
-    """Return how sure it is of each object: low where it is faint, ragged, or hardly an object."""
-    count = int(labels.max(initial=0))
-    if seen.likely is None or seen.depth is None:
-        return np.zeros(count)
-    return mean_times_summit(labels, seen.likely[rows, columns], seen.depth[rows, columns], count)
+    return split_by_depth(seen, components, plan.ground, row, column)
 
 
 def _empty(survey: Survey, plan: NucleiNetPlan) -> bool:

@@ -44,7 +44,7 @@ def read_tables(counts: NDArray[np.int64], stain: str = "auto", background: str 
         stain of the image.
     """
     fine = counts[STEPS**3 :].reshape(3, 256)
-    inverted = background == "dark" or (background == "auto" and _is_dark(fine))
+    inverted = is_dark(counts, background)
     colours = counts[: STEPS**3]
     if inverted:
         fine, colours = fine[:, ::-1], colours[::-1]
@@ -82,8 +82,11 @@ def _weighted_quantile(values: NDArray[np.float64], weights: NDArray[np.float64]
     return float(values[order][np.searchsorted(total, share * total[-1])])
 
 
-def _is_dark(fine: NDArray[np.int64]) -> bool:
-    """Tell whether the image is bright objects on a dark background: mostly dark, and reaching much farther up than down."""
+def is_dark(counts: NDArray[np.int64], background: str = "auto") -> bool:
+    """Tell whether an image is bright objects on a dark background: told so, or mostly dark, and reaching much farther up than down."""
+    if background != "auto":
+        return background == "dark"
+    fine = counts[STEPS**3 :].reshape(3, 256)
     low, middle, high = (np.mean([_quantile(channel, share) for channel in fine]) for share in (0.005, 0.5, 0.995))
     return bool(middle < 85 and high - middle > 2 * (middle - low))
 

@@ -1,4 +1,4 @@
-"""Nuclei in stained tissue: stain densities, two small forests that know nuclei from their surroundings, and a split by depth.
+"""The classical recipe of `tissue`: stain densities, two small forests that know nuclei from their surroundings, a split by depth.
 
 The forests were trained by `benchmarks/train_tissue.py` on one part of a public collection, and are judged on the other.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,9 +18,8 @@ from segkit.kernels.filters import gaussian_weights, smooth_above
 from segkit.kernels.stains import COLOUR_BINS, block_ranges, colour_counts, stain_planes
 from segkit.segmenters.evidence import REFERENCE_DIAMETER, evidence_of, split_by_evidence
 from segkit.segmenters.forest import BACKGROUND, BORDER, OBJECT, Forest, load_forest
-from segkit.segmenters.parameters import SizedParameters, parameter
+from segkit.segmenters.nuclei_forest import Sight, confidence_of
 from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey, trimmed
-from segkit.segmenters.registry import Segmenter
 from segkit.segmenters.stains import read_tables
 
 BLOCK = 64
@@ -39,21 +38,39 @@ INSIDE = 0.55
 SHARE = 0.15
 
 
-class TissueParameters(SizedParameters):
-    """What the segmenter of stained tissue can be told."""
+class Asked(Protocol):
+    """What the recipe is told."""
 
-    diameter: float | None = parameter(
-        None, "Typical nucleus diameter; leave empty for 12 to 70 px, which need no telling.", unit="px", ge=4, le=500, step=1
-    )
-    stain: Literal["auto", "hematoxylin-eosin", "hematoxylin-dab", "giemsa"] = parameter(
-        "auto", "The stains of the slide: auto follows the colours of the image, a named pair has its known colours."
-    )
-    background: Literal["auto", "bright", "dark"] = parameter("auto", "Whether the nuclei lie on a bright or a dark background.")
-    threshold: float = parameter(0.45, "How likely a pixel must be nucleus to count as one.", ge=0.05, le=0.95, step=0.05)
-    separation: float = parameter(
-        1.0, "How far nuclei must stand out from the neck between them to be split; more merges more.", unit="px", ge=0, le=50, step=0.1
-    )
-    min_area: int = parameter(30, "Objects with fewer pixels are dropped.", unit="px", ge=0, le=10_000_000, step=1)
+    @property
+    def stain(self) -> str:
+        """The stains of the slide, or "auto"."""
+
+    @property
+    def background(self) -> str:
+        """Whether the background is "bright" or "dark", or "auto"."""
+
+    @property
+    def threshold(self) -> float:
+        """How likely a pixel must be nucleus to count as one."""
+
+    @property
+    def separation(self) -> float:
+        """How far nuclei must stand out from the neck between them to be split."""
+
+    @property
+    def min_area(self) -> int:
+        """Objects with fewer pixels are dropped."""
+
+    @property
+    def diameter(self) -> float | None:
+        """Typical diameter of the nuclei in pixels."""
+
+    @property
+    def diameter_um(self) -> float | None:
+        """The same in micrometres."""
+
+    def diameter_px(self, pixel_size_um: float | None) -> float | None:
+        """Return the diameter in pixels, or None when it needs no telling."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,18 +134,19 @@ def probabilities(planes: NDArray[np.float32], scale: float, wanted: BoolArray |
     return second.probabilities(with_context(planes, guess), wanted)
 
 
-def _survey(pixels: NDArray[np.uint8], row: int, column: int, parameters: TissueParameters, margins: Margins) -> Survey:
+def _survey(pixels: NDArray[np.uint8], row: int, column: int, parameters: Asked, margins: Margins) -> Survey:
     upper, left, lower, right = margins
     counted = np.ascontiguousarray(pixels[upper : pixels.shape[0] - lower, left : pixels.shape[1] - right])
-    grid = block_ranges(pixels, BLOCK, _survey_halo(parameters), margins)
+    grid = block_ranges(pixels, BLOCK, survey_halo(parameters), margins)
     return trimmed(colour_counts(counted), grid, (row // BLOCK, column // BLOCK), pixels.dtype)
 
 
-def _survey_halo(parameters: TissueParameters) -> int:
+def survey_halo(parameters: Asked) -> int:
+    """Return how wide the margin of a survey is."""
     return len(gaussian_weights(LOOK_SIGMA)) - 1
 
 
-def _settle(survey: Survey, shape: tuple[int, int], parameters: TissueParameters, pixel_size_um: float | None) -> TissuePlan:
+def _settle(survey: Survey, shape: tuple[int, int], parameters: Asked, pixel_size_um: float | None) -> TissuePlan:
     counts = np.zeros(COLOUR_BINS, dtype=np.int64)
     counts[survey.first_bin : survey.first_bin + survey.counts.shape[1]] = survey.counts[0]
     tables = read_tables(counts, parameters.stain, parameters.background)
@@ -141,16 +159,22 @@ def _halo(plan: TissuePlan) -> int:
     return sum(forest.reach for forest in trained_forests(plan.scale)) + len(gaussian_weights(LOOK_SIGMA))
 
 
-def _see(pixels: NDArray[np.uint8], plan: TissuePlan, row: int, column: int, wanted: BoolArray | None) -> NDArray[np.float32]:
-    return probabilities(stain_planes(pixels, plan.tables), plan.scale, wanted)
+def _see(pixels: NDArray[np.uint8], plan: TissuePlan, row: int, column: int, wanted: BoolArray | None) -> Sight:
+    likely = probabilities(stain_planes(pixels, plan.tables), plan.scale, wanted)
+    background = np.ascontiguousarray(likely[..., BACKGROUND])
+    return Sight(background.shape, background, evidence_of(likely), 1 - plan.threshold)
 
 
-def _foreground(seen: NDArray[np.float32], plan: TissuePlan, row: int, column: int) -> BoolArray:
-    return np.asarray(seen[..., BACKGROUND] < 1 - plan.threshold)
+def _foreground(seen: Sight, plan: TissuePlan, row: int, column: int) -> BoolArray:
+    if seen.background is None:
+        return np.zeros(seen.shape, dtype=bool)
+    return seen.background < seen.limit
 
 
-def _split(seen: NDArray[np.float32], components: LabelArray, plan: TissuePlan, row: int, column: int) -> LabelArray:
-    return split_by_evidence(components, evidence_of(seen), plan, row, column, scale=plan.scale, inside=INSIDE, share=SHARE)
+def _split(seen: Sight, components: LabelArray, plan: TissuePlan, row: int, column: int) -> LabelArray:
+    if seen.evidence is None:
+        return np.zeros(components.shape, dtype=np.int32)
+    return split_by_evidence(components, seen.evidence, plan, row, column, scale=plan.scale, inside=INSIDE, share=SHARE)
 
 
 def _empty(survey: Survey, plan: TissuePlan) -> bool:
@@ -169,17 +193,8 @@ RECIPE = Recipe(
     halo=_halo,
     foreground=_foreground,
     split=_split,
-    survey_halo=_survey_halo,
+    survey_halo=survey_halo,
     see=_see,
     empty=_empty,
-)
-
-SEGMENTER = Segmenter(
-    name="tissue",
-    version="1",
-    summary="Nuclei in stained tissue: colour deconvolution, two small trained forests, and a split by depth.",
-    parameters=TissueParameters,
-    colour=True,
-    function=RECIPE.apply,
-    recipe=RECIPE,
+    confidence=confidence_of,
 )

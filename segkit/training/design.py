@@ -38,23 +38,23 @@ class Residual(nn.Module):
 
 
 class NucleiNet(nn.Module):
-    """Brightness in, foreground, depth and contact out, all at the image's own resolution.
+    """Brightness or stains in, foreground, depth and contact out, all at the image's own resolution.
 
-    Takes (images, 1, rows, columns) float32, rows and columns multiples of 16, and gives (images, 3, rows, columns): foreground and
+    Takes (images, planes, rows, columns) float32, rows and columns multiples of 16, and gives (images, 3, rows, columns): foreground and
     contact as logits, depth from 0 to 1.
     """
 
-    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS, planes: int = 1) -> None:
         super().__init__()
-        self.stem = _convolution(1, widths[0], 6, 2)
+        self.stem = _convolution(planes, widths[0], 6, 2)
         self.down = nn.ModuleList(_convolution(before, after, 2, 2) for before, after in itertools.pairwise(widths))
         self.descent = nn.ModuleList(Residual(width) for width in widths[1:])
         self.up = nn.ModuleList(nn.Conv2d(after, before, 1) for before, after in itertools.pairwise(widths))
         self.ascent = nn.ModuleList([_convolution(widths[0], widths[0]), *(Residual(width) for width in widths[1:-1])])
         self.head = nn.Conv2d(widths[0], 4 * MAPS, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the three maps."""
+    def before_head(self, x: Tensor) -> Tensor:
+        """Return what the maps are made of: (images, channels, rows / 2, columns / 2)."""
         x = self.stem(x)
         kept = []
         for down, block in zip(self.down, self.descent, strict=True):
@@ -63,4 +63,8 @@ class NucleiNet(nn.Module):
         for level in reversed(range(len(self.up))):
             raised = nn.functional.interpolate(self.up[level](x), scale_factor=2.0, mode="nearest")
             x = self.ascent[level](torch.relu(raised + kept[level]))
-        return nn.functional.pixel_shuffle(self.head(x), 2)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the three maps."""
+        return nn.functional.pixel_shuffle(self.head(self.before_head(x)), 2)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from segkit.errors import TrainingError
 from segkit.kernels.components import label_components, number_in_raster_order
 from segkit.scoring import Scores, pool, score
-from segkit.segmenters.nuclei_net import RECIPE, NucleiNetParameters, plan_of, sight_of
-from segkit.segmenters.pixels import gray_plane
 from segkit.segmenters.recipe import LabelArray
+from segkit.segmenters.sight import foreground_of, split_by_depth
 from segkit.training.design import WIDTHS, NucleiNet
 from segkit.training.pairs import LabelledImage
+from segkit.training.purposes import purpose_of
 from segkit.training.samples import Example, batch, example_of
 
 #: What of the contact map is taken off the depth.
@@ -32,6 +32,8 @@ CONTACT = 0.25
 class FitSettings:
     """How long and how the network is trained."""
 
+    #: the segmenter that is to look through the network
+    segmenter: str = "nuclei-net"
     #: steps in all; each is shown `crops` squares of `edge` pixels
     steps: int = 7500
     crops: int = 16
@@ -41,6 +43,8 @@ class FitSettings:
     warmup: int = 150
     cooling: float = 0.35
     decay: float = 0.02
+    #: how much more often larger images are drawn: 0 not, 1 as often as they have more pixels
+    by_size: float = 0.0
     #: how slowly the averaged weights, which are what is kept, follow
     averaging: float = 0.997
     #: how often, in steps, the validation images are looked at
@@ -94,7 +98,8 @@ class Fit:
 def begin(settings: FitSettings, start: NucleiNet | None = None) -> Fit:
     """Return a training that has not begun, of a new network, or of one that is to be trained further."""
     torch.manual_seed(settings.seed)
-    net, averaged = NucleiNet(settings.widths), NucleiNet(settings.widths)
+    planes = purpose_of(settings.segmenter).kind.planes
+    net, averaged = NucleiNet(settings.widths, planes), NucleiNet(settings.widths, planes)
     if start is not None:
         net.load_state_dict(start.state_dict())
     averaged.load_state_dict(net.state_dict())
@@ -134,9 +139,7 @@ def fit(
     """
     settings = settings or FitSettings()
     apart(training, validation)
-    examples = [example for example in map(example_of, training) if example is not None and len(example.places)]
-    if not examples:
-        raise TrainingError("No image to train on has objects that stand out from its background.")
+    examples = examples_of(training, settings.segmenter)
     torch.set_num_threads(settings.threads)
     state = begin(settings, start)
     if checkpoint is not None and checkpoint.exists():
@@ -153,6 +156,21 @@ def fit(
     return state
 
 
+def examples_of(images: Sequence[LabelledImage], segmenter: str) -> list[Example]:
+    """Prepare images in which there is something to see.
+
+    Raises
+    ------
+    TrainingError
+        When that is none of them.
+    """
+    purpose = purpose_of(segmenter)
+    found = [example for image in images if (example := example_of(image, purpose)) is not None and len(example.places)]
+    if not found:
+        raise TrainingError("No image to train on has objects that stand out from its background.")
+    return found
+
+
 def apart(training: Sequence[LabelledImage], validation: Sequence[LabelledImage]) -> None:
     """Refuse images that are in both parts, by name or by pixels."""
     seen = {image.name for image in training} | {image.pixels.tobytes() for image in training}
@@ -166,7 +184,7 @@ def _advance(state: Fit, examples: Sequence[Example]) -> None:
     settings, started = state.settings, time.perf_counter()
     draw = np.random.default_rng((settings.seed, state.step))
     chosen = _chosen(state, examples, draw)
-    shown, meant = (torch.from_numpy(array) for array in batch(examples, chosen, settings.edge, draw))
+    shown, meant = (torch.from_numpy(array) for array in batch(examples, chosen, settings.edge, draw, purpose_of(settings.segmenter)))
     for group in state.optimizer.param_groups:
         group["lr"] = settings.rate * _share(state)
     state.net.train()
@@ -193,8 +211,15 @@ def _chosen(state: Fit, examples: Sequence[Example], draw: np.random.Generator) 
     hard = np.where(np.isnan(known), np.nanmean(known) if not np.isnan(known).all() else 1.0, known)
     weights = np.clip(hard, 0, 3 * np.median(hard))
     count = state.settings.crops // 2
-    some = draw.integers(len(examples), size=state.settings.crops - count)
+    some = _drawn(examples, state.settings, count, draw)
     return np.concatenate([some, draw.choice(len(examples), size=count, p=weights / weights.sum())])
+
+
+def _drawn(examples: Sequence[Example], settings: FitSettings, hard: int, draw: np.random.Generator) -> NDArray[np.int64]:
+    if not settings.by_size:
+        return draw.integers(len(examples), size=settings.crops - hard)
+    sizes = np.array([example.labels.size for example in examples], dtype=np.float64) ** settings.by_size
+    return draw.choice(len(examples), size=settings.crops - hard, p=sizes / sizes.sum())
 
 
 def _share(state: Fit) -> float:
@@ -251,26 +276,27 @@ class Shown(nn.Module):
         return torch.cat([likely, depth.clamp(0, 1) - CONTACT * contact], dim=1)
 
 
-def labels_by(net: NucleiNet, image: LabelledImage, parameters: NucleiNetParameters | None = None) -> LabelArray:
-    """Segment an image by a network that is being trained, as `nuclei-net` will."""
-    pixels = gray_plane(image.pixels if image.pixels.ndim == 2 else image.pixels.mean(axis=-1))
-    plan = plan_of(pixels, parameters or NucleiNetParameters())
+def labels_by(net: NucleiNet, image: LabelledImage, segmenter: str = "nuclei-net", **told: Any) -> LabelArray:
+    """Segment an image by a network that is being trained, as the segmenter will when it is `told` that."""
+    purpose = purpose_of(segmenter)
+    pixels = purpose.prepare(image.pixels)
+    plan = purpose.plan(pixels, **told)
     shown = Shown(net.eval())
 
-    def run(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(planes: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
-            return np.asarray(shown(torch.from_numpy(plane)[None, None])[0].numpy())
+            return np.asarray(shown(torch.from_numpy(planes)[None])[0].numpy())
 
-    seen = sight_of(run, pixels, plan, 0, 0)
-    components, _ = label_components(RECIPE.foreground(seen, plan, 0, 0), 2)
-    labels = RECIPE.split(seen, components, plan, 0, 0)
+    seen = purpose.sight(run, pixels, plan, 0, 0)
+    components, _ = label_components(foreground_of(seen, plan.ground), 2)
+    labels = split_by_depth(seen, components, plan.ground, 0, 0)
     number_in_raster_order(labels)
     return labels
 
 
 def look(state: Fit, validation: Sequence[LabelledImage]) -> Look:
     """Segment the validation images by the averaged network, and score them."""
-    pooled: Scores = pool(score(image.labels, labels_by(state.averaged, image)) for image in validation)
+    pooled: Scores = pool(score(image.labels, labels_by(state.averaged, image, state.settings.segmenter)) for image in validation)
     recent = state.losses[-state.settings.look_every :]
     return Look(state.step, float(np.mean(recent)), pooled.at(0.5).f1, pooled.at(0.5).ap, pooled.at(0.7).f1, pooled.ap_mean)
 

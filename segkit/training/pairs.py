@@ -60,7 +60,7 @@ def read_folder(folder: Path | str, *, kind: str | None = None, part: str | None
     ----------
     folder : Path or str
     kind : str, optional
-        Only images that `index.csv`, with the columns `file` and `kind`, calls so.
+        Only images that `index.csv`, with the columns `file` and `kind`, calls so; of several kinds with commas between.
     part : str, optional
         Only images of one part: "tune" or "report".
 
@@ -73,7 +73,7 @@ def read_folder(folder: Path | str, *, kind: str | None = None, part: str | None
     kinds = _kinds(folder)
     files = [path for path in sorted(folder.glob("*")) if path.suffix in ENDINGS and not path.stem.endswith(".labels")]
     if kind is not None:
-        files = [path for path in files if kinds.get(path.name) == kind]
+        files = [path for path in files if kinds.get(path.name) in kind.split(",")]
     if part is not None:
         files = [path for path in files if part_of(path.stem) == part]
     pairs = [(path, path.with_suffix(f".labels{path.suffix}")) for path in files]

@@ -9,15 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.segmenters.nuclei_net import NucleiNetParameters, contrast, plan_of, relative_plane, view_of
-from segkit.segmenters.pixels import gray_plane
 from segkit.segmenters.recipe import LabelArray
 from segkit.training.pairs import LabelledImage
+from segkit.training.purposes import FOR_NUCLEI, Purpose
 
 #: Nuclei nearer to each other than this many pixels touch.
 TOUCHING = 2
-#: By how much a nucleus is shown larger or smaller, as a natural logarithm.
-ZOOM = 0.45
 FloatArray = NDArray[np.float32]
 
 
@@ -26,8 +23,8 @@ class Example:
     """One labelled image in the size in which the network looks at it."""
 
     name: str
-    #: (rows, columns) float32: brightness above the background, 1 at the threshold
-    relative: FloatArray
+    #: (planes, rows, columns) float32: what is shown, before it is varied
+    planes: FloatArray
     #: (rows, columns) int32, 0 on background
     labels: LabelArray
     #: (rows, columns, 3) float32: foreground, depth in parts of the object's deepest, and where two objects touch
@@ -36,22 +33,22 @@ class Example:
     places: NDArray[np.int64]
 
 
-def example_of(image: LabelledImage) -> Example | None:
+def example_of(image: LabelledImage, purpose: Purpose = FOR_NUCLEI) -> Example | None:
     """Prepare one image; None when the segmenter sees nothing in it."""
-    pixels = gray_plane(image.pixels if image.pixels.ndim == 2 else image.pixels.mean(axis=-1))
-    plan = plan_of(pixels, NucleiNetParameters())
-    if not np.isfinite(plan.rise):
+    pixels = purpose.prepare(image.pixels)
+    plan = purpose.plan(pixels)
+    planes = purpose.planes(pixels, plan)
+    if planes is None:
         return None
-    view = view_of(pixels.shape, plan, 0, 0)
-    relative = relative_plane(pixels, plan, view)
+    scale = purpose.scale(plan)
     rows, columns = (
-        np.minimum((np.arange(size) * view.step + view.step // 2) // view.finer, most - 1)
-        for size, most in zip(relative.shape, pixels.shape, strict=True)
+        np.minimum((np.arange(size) * scale.step + scale.step // 2) // scale.finer, most - 1)
+        for size, most in zip(planes.shape[1:], pixels.shape[:2], strict=True)
     )
     labels = np.ascontiguousarray(image.labels[np.ix_(rows, columns)])
     _, places = np.unique(labels, return_index=True)
     where = np.stack(np.unravel_index(places, labels.shape), axis=1)
-    return Example(image.name, relative, labels, targets_of(labels), where[labels.reshape(-1)[places] > 0])
+    return Example(image.name, planes, labels, targets_of(labels), where[labels.reshape(-1)[places] > 0])
 
 
 def targets_of(labels: LabelArray) -> FloatArray:
@@ -104,18 +101,26 @@ def _contacts(labels: LabelArray) -> FloatArray:
     return ((highest > 0) & (lowest < highest)).astype(np.float32)
 
 
-def crop(example: Example, edge: int, draw: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Return a random, varied square of an example, as the network is shown it: (edge, edge) and (edge, edge, 3) float32."""
+def crop(example: Example, edge: int, draw: np.random.Generator, purpose: Purpose = FOR_NUCLEI) -> tuple[FloatArray, FloatArray]:
+    """Return a random, varied square of an example, as the network is shown it: (planes, edge, edge) and (edge, edge, 3) float32."""
+    shown, targets, _ = labelled_crop(example, edge, draw, purpose)
+    return shown, targets
+
+
+def labelled_crop(
+    example: Example, edge: int, draw: np.random.Generator, purpose: Purpose = FOR_NUCLEI
+) -> tuple[FloatArray, FloatArray, LabelArray]:
+    """Return a crop as `crop` does, and its labels."""
     middle = _middle(example, draw)
-    turn = _turned(middle, edge, draw)
+    turn = _turned(middle, edge, purpose.zoom, draw)
     size = (edge, edge)
 
     def warped(array: FloatArray, flags: int) -> FloatArray:
         return np.asarray(cv2.warpAffine(array, turn, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101), dtype=np.float32)
 
-    relative = warped(example.relative, cv2.INTER_LINEAR)
+    planes = np.stack([warped(plane, cv2.INTER_LINEAR) for plane in example.planes])
     labels = warped(example.labels.astype(np.float32), cv2.INTER_NEAREST).astype(np.int32)
-    return contrast(varied(relative, labels, draw)), warped(example.targets, cv2.INTER_LINEAR)
+    return purpose.shown(purpose.varied(planes, labels, draw)), warped(example.targets, cv2.INTER_LINEAR), labels
 
 
 def _middle(example: Example, draw: np.random.Generator) -> tuple[float, float]:
@@ -127,9 +132,9 @@ def _middle(example: Example, draw: np.random.Generator) -> tuple[float, float]:
     return draw.uniform(0, rows), draw.uniform(0, columns)
 
 
-def _turned(middle: tuple[float, float], edge: int, draw: np.random.Generator) -> NDArray[np.float64]:
+def _turned(middle: tuple[float, float], edge: int, most: float, draw: np.random.Generator) -> NDArray[np.float64]:
     """Return the affine map from an example to a crop: turned, mirrored, stretched and resized."""
-    zoom, angle = np.exp(draw.uniform(-ZOOM, ZOOM)), draw.uniform(0, 2 * np.pi)
+    zoom, angle = np.exp(draw.uniform(-most, most)), draw.uniform(0, 2 * np.pi)
     if draw.random() < 0.4:  # quarter turns blur nothing
         angle = np.pi / 2 * draw.integers(4)
         zoom = 1.0 if draw.random() < 0.5 else zoom
@@ -140,38 +145,9 @@ def _turned(middle: tuple[float, float], edge: int, draw: np.random.Generator) -
     return np.hstack([change, ((edge - 1) / 2 - change @ centre)[:, None]])
 
 
-def varied(relative: FloatArray, labels: LabelArray, draw: np.random.Generator) -> FloatArray:
-    """Return brightness as another microscope, exposure or dye might have given it."""
-    out = relative
-    if labels.any() and draw.random() < 0.3:
-        out = out * _dimmed(labels, draw)
-    if draw.random() < 0.3:
-        out = np.sign(out) * np.abs(out) ** np.float32(np.exp(draw.uniform(-0.3, 0.3)))
-    if draw.random() < 0.25:
-        out = np.asarray(cv2.GaussianBlur(out, (0, 0), draw.uniform(0.3, 1.6)), dtype=np.float32)
-    if draw.random() < 0.2:
-        out = out + _slope(out.shape, draw)
-    if draw.random() < 0.4:
-        noise = draw.standard_normal(out.shape, dtype=np.float32)
-        out = out + np.float32(draw.uniform(0, 0.08)) * noise * np.sqrt(np.maximum(out, 0) + np.float32(0.1))
-    return np.asarray(out * np.float32(np.exp(draw.normal(0, 0.3))), dtype=np.float32)
-
-
-def _dimmed(labels: LabelArray, draw: np.random.Generator) -> FloatArray:
-    count = int(labels.max()) + 1
-    gains = np.where(draw.random(count) < 0.4, draw.uniform(0.12, 1, count), 1).astype(np.float32)
-    gains[0] = 1
-    return np.asarray(cv2.GaussianBlur(gains[labels], (0, 0), 0.7))
-
-
-def _slope(shape: tuple[int, ...], draw: np.random.Generator) -> FloatArray:
-    angle = draw.uniform(0, 2 * np.pi)
-    y, x = (np.linspace(-0.5, 0.5, size, dtype=np.float32) for size in shape)
-    slope = y[:, None] * np.float32(np.sin(angle)) + x[None] * np.float32(np.cos(angle))
-    return np.asarray((slope + np.float32(0.7)) * np.float32(draw.uniform(0, 0.3)), dtype=np.float32)
-
-
-def batch(examples: Sequence[Example], chosen: Iterable[int], edge: int, draw: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Return crops of the chosen examples: (crops, 1, edge, edge) and (crops, 3, edge, edge) float32."""
-    shown, meant = zip(*(crop(examples[number], edge, draw) for number in chosen), strict=True)
-    return np.stack(shown)[:, None], np.ascontiguousarray(np.moveaxis(np.stack(meant), -1, 1))
+def batch(
+    examples: Sequence[Example], chosen: Iterable[int], edge: int, draw: np.random.Generator, purpose: Purpose = FOR_NUCLEI
+) -> tuple[FloatArray, FloatArray]:
+    """Return crops of the chosen examples: (crops, planes, edge, edge) and (crops, 3, edge, edge) float32."""
+    shown, meant = zip(*(crop(examples[number], edge, draw, purpose) for number in chosen), strict=True)
+    return np.stack(shown), np.ascontiguousarray(np.moveaxis(np.stack(meant), -1, 1))

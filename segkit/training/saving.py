@@ -1,4 +1,4 @@
-"""A trained network as a file that `nuclei-net` takes: ONNX, with a card that says what it was made of and how good it is."""
+"""A trained network as a file that its segmenter takes: ONNX, with a card that says what it was made of and how good it is."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ import torch
 from segkit import __version__
 from segkit.errors import MissingExtraError
 from segkit.scoring import Scores
-from segkit.segmenters.network import FORMAT, LARGEST, STRIDE, card_file
+from segkit.segmenters.network import LARGEST, NUCLEI, STRIDE, Kind, card_file
 from segkit.segmenters.optional import file_hash
 from segkit.training.design import NucleiNet
 from segkit.training.fitting import Fit, Shown
 from segkit.training.pairs import LabelledImage
+from segkit.training.purposes import purpose_of
 
 #: Operators of ONNX that are used: old enough for every onnxruntime that segkit takes.
 OPSET = 17
 
 
-def onnx_of(net: NucleiNet) -> bytes:
-    """Return a network as an ONNX file that takes "brightness" and gives foreground and depth.
+def onnx_of(net: NucleiNet, kind: Kind = NUCLEI) -> bytes:
+    """Return a network as an ONNX file that takes what its kind is shown and gives foreground and depth.
 
     Raises
     ------
@@ -35,13 +36,13 @@ def onnx_of(net: NucleiNet) -> bytes:
         When the package `onnx`, with which PyTorch writes such files, is not installed.
     """
     held = BytesIO()
-    free = {"brightness": {2: "rows", 3: "columns"}, "maps": {2: "rows", 3: "columns"}}
+    free = {kind.shown: {2: "rows", 3: "columns"}, "maps": {2: "rows", 3: "columns"}}
     shown = Shown(net.to(memory_format=torch.contiguous_format)).eval()
-    asked: dict[str, Any] = {"input_names": ["brightness"], "output_names": ["maps"], "dynamic_axes": free, "opset_version": OPSET}
+    asked: dict[str, Any] = {"input_names": [kind.shown], "output_names": ["maps"], "dynamic_axes": free, "opset_version": OPSET}
     try:
         with warnings.catch_warnings():  # the older writer is asked for: its files hold no shapes that were only guessed
             warnings.simplefilter("ignore", DeprecationWarning)
-            torch.onnx.export(shown, (torch.zeros(1, 1, 4 * STRIDE, 4 * STRIDE),), held, dynamo=False, **asked)
+            torch.onnx.export(shown, (torch.zeros(1, kind.planes, 4 * STRIDE, 4 * STRIDE),), held, dynamo=False, **asked)
     except ModuleNotFoundError as error:
         raise MissingExtraError("Saving a network", "train") from error
     return held.getvalue()
@@ -64,7 +65,7 @@ def save_model(
     ----------
     state : Fit
     target : Path or str
-        NAME.onnx; the card becomes NAME.card.json. `segkit.segment(image, "nuclei-net", model=target)` uses it.
+        NAME.onnx; the card becomes NAME.card.json. `segkit.segment(image, "nuclei-net", model=target)`, or of another segmenter, uses it.
     training, validation : sequence of LabelledImage
         What it was trained on, and what decided when to stop: their names go on the card.
     data, licence : str
@@ -75,11 +76,12 @@ def save_model(
         More to say on the card.
     """
     target = Path(target)
-    content = onnx_of(state.averaged)
+    kind = purpose_of(state.settings.segmenter).kind
+    content = onnx_of(state.averaged, kind)
     if len(content) > LARGEST:
-        raise ValueError(f"the network takes {len(content)} bytes, and nuclei-net takes up to {LARGEST}")
+        raise ValueError(f"the network takes {len(content)} bytes, and {kind.segmenter} takes up to {LARGEST}")
     card = {
-        "format": FORMAT,
+        "format": kind.format,
         "hash": file_hash(content),
         "made": datetime.now(UTC).date().isoformat(),
         "data": data,

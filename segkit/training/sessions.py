@@ -20,6 +20,7 @@ from segkit.training.design import NucleiNet
 from segkit.training.fitting import Fit, FitSettings, apart, fit, labels_by
 from segkit.training.pairs import LabelledImage, divided
 from segkit.training.saving import save_model
+from segkit.training.starting import read_network
 
 #: The figures of a report, in this order.
 KEYS = ("f1_50", "ap_50", "f1_70", "ap_mean", "pq")
@@ -87,9 +88,9 @@ def outlined(judged: Judged) -> NDArray[np.uint8]:
     return out
 
 
-def judge(net: NucleiNet, images: Sequence[LabelledImage]) -> list[Judged]:
-    """Segment images by a network as `nuclei-net` will, and score them."""
-    found = [(image, labels_by(net, image)) for image in images]
+def judge(net: NucleiNet, images: Sequence[LabelledImage], segmenter: str = "nuclei-net") -> list[Judged]:
+    """Segment images by a network as its segmenter will, and score them."""
+    found = [(image, labels_by(net, image, segmenter)) for image in images]
     return [Judged(image, labels, score(image.labels, labels)) for image, labels in found]
 
 
@@ -103,7 +104,7 @@ def train_network(
     share: float = 0.12,
     settings: FitSettings | None = None,
     checkpoint: Path | str | None = None,
-    start: NucleiNet | None = None,
+    start: NucleiNet | str | None = None,
 ) -> Trained:
     """Train a network on images, save it with its card, and judge it.
 
@@ -112,7 +113,7 @@ def train_network(
     images : sequence of LabelledImage
         A part of them, `share`, is not trained on: it decides when to stop.
     target : Path or str
-        NAME.onnx; `segkit.segment(image, "nuclei-net", model=target)` uses it.
+        NAME.onnx; `segkit.segment(image, settings.segmenter, model=target)` uses it.
     data, licence : str
         Where the images come from, and under which licence: for the card.
     held_back : sequence of LabelledImage
@@ -121,8 +122,8 @@ def train_network(
     settings : FitSettings, optional
     checkpoint : Path or str, optional
         File from which a training that was cut off goes on.
-    start : NucleiNet, optional
-        A network to train further.
+    start : NucleiNet or str, optional
+        A network to train further; or its ONNX file, or "nuclei-net" or "tissue-net" for the one that segkit carries.
 
     Raises
     ------
@@ -134,6 +135,7 @@ def train_network(
     settings = settings or FitSettings()
     training, validation = divided(images, share)
     apart([*training, *validation], held_back)
+    begun = read_network(start, training, settings) if isinstance(start, str) else start
     with tqdm(total=settings.steps, desc="training", unit="step") as bar:
 
         def moved(state: Fit) -> None:
@@ -143,9 +145,10 @@ def train_network(
                 shown["F1"] = f"{state.looks[-1].f1_50:.3f}"
             bar.set_postfix(shown)
 
-        state = fit(training, validation, settings, checkpoint=Path(checkpoint) if checkpoint else None, start=start, progress=moved)
+        state = fit(training, validation, settings, checkpoint=Path(checkpoint) if checkpoint else None, start=begun, progress=moved)
     parts = {"validation": validation, **({"held back": held_back} if held_back else {})}
-    judged = {part: judge(state.averaged, held) for part, held in parts.items()}
+    judged = {part: judge(state.averaged, held, settings.segmenter) for part, held in parts.items()}
     scores = {part: pool(each.scores for each in held) for part, held in judged.items()}
-    path = save_model(state, target, training=training, validation=validation, data=data, licence=licence, scores=scores)
+    notes = {"trained_further": start} if isinstance(start, str) else {}
+    path = save_model(state, target, training=training, validation=validation, data=data, licence=licence, scores=scores, notes=notes)
     return Trained(path, state, judged)
