@@ -38,13 +38,16 @@ from urllib.parse import urlsplit
 
 import psycopg
 import uvicorn
+from sqlalchemy.orm import Session
 from starlette.responses import PlainTextResponse
 
 from benchmarks import service_naive
 from benchmarks.ingest import postgresql
 from benchmarks.report import arguments, finish, show
 from benchmarks.service_live import processor_time
+from segkit import catalog
 from segkit.catalog.images import scope
+from segkit.database import open_database
 from segkit.pages import Place, encode_cursor
 from segkit.server import app as assembly
 from segkit.server.compression import pack, unpack
@@ -235,7 +238,10 @@ def measure_rates(addresses: dict[str, str], processes: dict[str, int], rounds: 
 
 
 def measure_depth(url: str, addresses: dict[str, str], images: int, rounds: int) -> dict[str, float]:
-    """How long a page takes that lies nine tenths down the list, beside the first, and beside OFFSET; each is asked of the database."""
+    """How long a page takes that lies nine tenths down the list, beside the first, and beside OFFSET; each is asked of the database.
+
+    Over HTTP, and as the library's call beside the naive service's own query, without the time that both take to be asked.
+    """
     depth = images * 9 // 10
     client = Client(addresses["uncached"])
     cursor = cursor_at(url, depth)
@@ -244,8 +250,37 @@ def measure_depth(url: str, addresses: dict[str, str], images: int, rounds: int)
     first, far = (statistics.median(times) for times in zip(*pairs, strict=True))
     naive = Client(addresses["naive"])
     offset = statistics.median(naive.seconds(f"{LIST}&offset={depth}") for _ in range(rounds))
-    show("One page", ["page", "ms"], [("first", first * 1e3), (f"after {depth}", far * 1e3), (f"offset {depth}, naive", offset * 1e3)])
-    return {"deep_vs_first_page": far / first, "deep_vs_naive": offset / far}
+    called, queried = depth_in_process(url, cursor, depth, rounds)
+    rows = [("first", first), (f"after {depth}", far), (f"offset {depth}, naive", offset)]
+    rows += [(f"after {depth}, library", called), (f"offset {depth}, ORM", queried)]
+    show("One page", ["page", "ms"], [(name, seconds * 1e3) for name, seconds in rows])
+    return {"deep_vs_first_page": far / first, "deep_vs_naive": offset / far, "deep_vs_naive_in_library": queried / called}
+
+
+def depth_in_process(url: str, cursor: str, depth: int, rounds: int) -> tuple[float, float]:
+    """Return the seconds of the library's call for a deep page, and of the naive service's query for it."""
+    with open_database(load(home=tempfile.gettempdir(), database_url=url)) as database:
+
+        def call() -> None:
+            with database.read() as connection:
+                catalog.images_json(connection, 1, PAGE, after=cursor)
+
+        def query() -> None:
+            with Session(database.engine) as opened:
+                service_naive.images_of(opened, 1, PAGE, depth)
+
+        return median_of(call, 100 * rounds), median_of(query, rounds)
+
+
+def median_of(work: Callable[[], object], repeats: int) -> float:
+    """Return the median seconds of some work, after a first time."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
 
 
 def cursor_at(url: str, depth: int) -> str:

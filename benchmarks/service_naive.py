@@ -78,9 +78,7 @@ def create_app(url: str) -> FastAPI:
     @app.get("/api/projects/{project_id}/images", response_model=Images)
     def images(project_id: int, limit: int = 100, offset: int = 0, opened: Session = opening) -> Images:
         project = opened.get_one(Project, project_id)
-        wanted = select(Image).where(Image.project_id == project_id).order_by(Image.created_at.desc(), Image.id.desc())
-        found = opened.scalars(wanted.offset(offset).limit(limit)).all()
-        return Images(items=[ImageOut.model_validate(image) for image in found], total=project.images)
+        return Images(items=images_of(opened, project_id, limit, offset), total=project.images)
 
     @app.get("/api/projects", response_model=list[ProjectOut])
     def projects(limit: int = 100, opened: Session = opening) -> list[ProjectOut]:
@@ -97,6 +95,12 @@ def create_app(url: str) -> FastAPI:
         return int(app.state.statements)
 
     return app
+
+
+def images_of(opened: Session, project_id: int, limit: int, offset: int) -> list[ImageOut]:
+    """Find a page of images."""
+    wanted = select(Image).where(Image.project_id == project_id).order_by(Image.created_at.desc(), Image.id.desc())
+    return [ImageOut.model_validate(image) for image in opened.scalars(wanted.offset(offset).limit(limit)).all()]
 
 
 def jobs_of(opened: Session, project_id: int) -> int:

@@ -1,4 +1,7 @@
-"""The service as one of JupyterHub's: its OAuth, against a small real HTTP server that answers as the Hub documents it. No Hub was run."""
+"""The service as one of JupyterHub's: its OAuth, against a small real HTTP server that answers as the Hub documents it, so that it can fail.
+
+A real Hub is in `test_jupyterhub.py`.
+"""
 
 from __future__ import annotations
 
