@@ -1,4 +1,4 @@
-"""The service as one of JupyterHub's: its OAuth, against a small real HTTP server that answers as the Hub documents it, so that it can fail.
+"""The service as one of JupyterHub's: its OAuth, against a small HTTP server that answers as the Hub documents it, so that it can fail.
 
 A real Hub is in `test_jupyterhub.py`.
 """
