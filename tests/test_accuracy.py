@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from benchmarks import accuracy
 from benchmarks.train_tissue import classes_of
-from segkit.segmenters.network import NUCLEI, read_card
+from segkit.segmenters.network import NUCLEI, TISSUE, read_card
 from segkit.synthetic import nuclei_field
 
 
@@ -43,9 +43,10 @@ def test_figures_of_each_part_and_of_both(folder, capsys, monkeypatch):
     assert cv2.imread(str(folder / "artefacts" / "accuracy-worst-threshold-all.png")).shape[1] > 800
 
 
-@pytest.mark.parametrize("name", ["nuclei", "nuclei-net"])
+@pytest.mark.parametrize("name", ["nuclei", "nuclei-net", "tissue", "tissue-net"])
 def test_it_says_which_images_the_weights_have_seen(folder, name):
-    card = read_card(str(NUCLEI.shipped))
+    kind = TISSUE if name.startswith("tissue") else NUCLEI
+    card = read_card(str(kind.shipped), kind)
     for known in (card["trained_on"][0], card["validated_on"][0]):
         for ending in (".png", ".labels.png"):
             (folder / f"{known}{ending}").write_bytes((folder / f"field0{ending}").read_bytes())
