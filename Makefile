@@ -8,12 +8,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 NGINX := nginx libnginx-mod-http-brotli-filter libnginx-mod-http-brotli-static
 
-.PHONY: nginx help install demo lab test faults soak lint format wheel bench fuzz lock clean
+.PHONY: nginx help install demo lab test slow faults soak lint format wheel bench fuzz lock clean
 
 help:
 	@echo "make demo     segment real images end to end; leaves pictures, tables and exports in segkit-demo/"
 	@echo "make lab      JupyterLab with the notebooks, dashboards, notebook jobs and schedules"
 	@echo "make test     run the tests, on real SQLite, PostgreSQL and Valkey servers"
+	@echo "make slow     the tests that take minutes: an installed wheel, storms of kills, every page in a browser, a JupyterHub"
 	@echo "make faults   kill, freeze, cut and fill up everything, hundreds of times; writes the table of docs/reliability.md"
 	@echo "make soak     20 minutes of mixed load with faults; memory must stay flat (MINUTES=5 for less)"
 	@echo "make lint     formatting, lint and types"
@@ -43,6 +44,9 @@ lab: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+slow: $(INSTALLED)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests
 
 faults: $(INSTALLED)
 	@rm -f artefacts/faults.jsonl

@@ -5,9 +5,9 @@
     python -m benchmarks.dashboards --json       the same, ending in one JSON line
 
 The peer is `pn.widgets.Tabulator(df)` of the same table, on the same kind of server and in the same browser; it reads the jobs from the
-database once and not for each page, which flatters it. Useful means that rows of jobs with their states can be read. Times are the best
-of some opens, side by side. A long task is one that keeps the page's thread for more than 50 ms, as browsers count it. Growth is measured
-after a first part that fills what is kept anyway.
+database once and not for each page, and no more than 100,000 of them, which flatters it. Useful means that rows of jobs with their
+states can be read. Times are the best of some opens, side by side. A long task is one that keeps the page's thread for more than 50 ms, as
+browsers count it. Growth is measured after a first part that fills what is kept anyway.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def table():
         found = run.jobs(limit=1000, after=after)
         rows += [(j.id, j.image_name, str(j.status), j.attempt, j.worker, j.finished_at, j.error) for j in found.items]
         after = found.next
-        if after is None:
+        if after is None or len(rows) >= int(sys.argv[4]):
             break
     return pd.DataFrame(rows, columns=["job", "image", "state", "attempt", "worker", "ended", "reason"])
 frame = table()
@@ -175,20 +175,28 @@ def growth_of_updates(browser: Browser, url: str, process: int, kit: Kit, second
     return after[0] - before[0], after[1] - before[1], rate
 
 
+def told(what: str, found: object) -> None:
+    """Tell what has been measured so far: the whole takes half an hour."""
+    print(f"{time.strftime('%H:%M:%S')} {what}: {found}", flush=True)
+
+
 def main() -> None:
     options = arguments(__doc__).parse_args()
     opens, seconds, rounds = (QUICK_OPENS, QUICK_SECONDS, QUICK_ROUNDS) if options.quick else (OPENS, SECONDS, ROUNDS)
     with tempfile.TemporaryDirectory() as folder, segkit.open(f"{folder}/home") as kit, chromium() as browser:
         run = fill(kit, "screen", JOBS if options.quick else 3 * JOBS)
+        with served(PLAIN, "/", f"{folder}/home", "PORT", str(run.number), str(JOBS)) as (url, _):
+            peer = measured(browser, f"{url}/plain", PEER, ".tabulator-tableholder", rounds)
+        told("the plain table", peer)
         with served(SERVE, "/health", f'[{{"port": PORT, "settings": {{"home": "{folder}/home"}}}}]') as (url, process):
             page = f"{url}/dashboards/queue_status"
             first, opened_first = opened(browser, page, OURS)
             opened_first.close()
             ours = measured(browser, page, OURS, ".sk-jobs-view", rounds)
+            told("ours", ours)
             grown = growth_of_opens(browser, page, process, opens)
+            told(f"growth of the server after {opens} opens, MiB", grown)
             page_growth, server_growth, rate = growth_of_updates(browser, page, process, kit, seconds)
-        with served(PLAIN, "/", f"{folder}/home", "PORT", str(run.number)) as (url, _):
-            peer = measured(browser, f"{url}/plain", PEER, ".tabulator-tableholder", rounds)
     rows = [["ours", *ours], ["Tabulator(df)", *peer]]
     show(f"{JOBS:,} jobs", ["page", "useful after, s", "longest task, ms", "95th frame, ms", "page holds, MiB"], rows)
     finish(

@@ -24,6 +24,7 @@ import segkit
 from tests.browser import free_port
 
 pytest.importorskip("jupyterhub", reason='skipped: no JupyterHub; pip install "segkit[dev]"')
+pytestmark = pytest.mark.slow
 PREFIX, PASSWORD, ADMIN = "/services/segkit", "correct horse", "a-token-of-the-one-who-runs-the-hub"
 STARTS_WITHIN = 90.0
 CONFIG = """

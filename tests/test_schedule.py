@@ -78,6 +78,7 @@ def test_of_missed_ticks_the_last_is_made_up_for() -> None:
     assert last_tick("0 * * * *", "UTC", NOON, NOON + timedelta(hours=5, minutes=7)) == NOON + timedelta(hours=5)
     assert last_tick("0 * * * *", "UTC", NOON, NOON) == NOON
     assert last_tick("0 * * * *", "UTC", NOON, NOON + timedelta(seconds=30)) == NOON
+    assert last_tick("0 * * * *", "UTC", NOON, NOON + timedelta(minutes=59, seconds=59.6)) == NOON, "not the one that comes in a moment"
 
 
 # Keeping

@@ -29,7 +29,7 @@ from segkit.cli.dashboards import command_of, voila
 from segkit.dashboards import mounting
 from segkit.errors import SettingsError
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 SCRIPT = '"><script>alert(1)</script>'
 EVIL = "evil.example"

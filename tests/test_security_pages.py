@@ -322,6 +322,7 @@ PAGES: dict[str, tuple[Callable[[Site, Page], None], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_that_somebody_else_wrote_runs(site: Site, visit: Visit, name: str) -> None:
     show, shows = PAGES[name]
@@ -361,6 +362,7 @@ def test_every_page_is_on_the_list() -> None:
     assert all(f"widgets.{name}(" in "\n".join(CELLS) for name in widgets.__all__), "a widget that is not opened here"
 
 
+@pytest.mark.slow
 def test_everything_that_shows_itself_is_shown_here(site: Site) -> None:
     there = set()
     for path in (ROOT / "segkit").rglob("*.py"):

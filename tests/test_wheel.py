@@ -101,6 +101,7 @@ def test_alone_it_finds_what_travels_with_it(installed: Callable[..., str], tmp_
     assert not [each for each in listed if "fault" in each]
 
 
+@pytest.mark.slow
 def test_alone_it_runs_the_demonstration(installed: Callable[..., str], tmp_path: Path) -> None:
     out = tmp_path / "segkit-demo"
     printed = installed("demo", "--out", str(out))

@@ -237,6 +237,7 @@ def tidy_up(settings: Settings) -> None:
         kit.work_off()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
 def test_workers_killed_at_random_moments_lose_and_double_nothing(

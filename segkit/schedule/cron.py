@@ -64,5 +64,6 @@ def next_ticks(cron: str, zone: str, after: datetime, count: int) -> list[dateti
 
 def last_tick(cron: str, zone: str, missed: datetime, now: datetime) -> datetime:
     """Return the latest tick up to now: of ticks that were missed, since `missed`, one is made up for."""
-    latest = next(CronSim(cron, (now + timedelta(seconds=1)).astimezone(zone_of(zone)), reverse=True), missed)
+    after = now.replace(microsecond=0) + timedelta(seconds=1)  # ticks lie on whole seconds, and what is sought is before this one
+    latest = next(CronSim(cron, after.astimezone(zone_of(zone)), reverse=True), missed)
     return max(latest, missed)
