@@ -19,9 +19,6 @@ from segkit.revisions import ANSWER_SECONDS, PostgresqlRevisions, Scope, SqliteR
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
-#: When so many requests shared the last question, there are more to come, and the next one waits a little for them: the server would be
-#: busy with questions half of the time.
-CROWD, CROWD_SECONDS = 3, 0.001
 
 
 class Following:
@@ -33,8 +30,6 @@ class Following:
         self._sqlite = SqliteRevisions(database) if database.dialect == "sqlite" else None
         self._postgresql = PostgresqlRevisions(database) if database.dialect == "postgresql" else None
         self._asking = False
-        self._joined = 0  #: requests that wait for the next question
-        self._crowded = False
         self._everything = False  #: whether somebody who waits for the next question asks for a snapshot
         self._waiting: asyncio.Future[bool] | None = None
         self._asked: asyncio.Future[bool] | None = None
@@ -78,27 +73,18 @@ class Following:
     def _next_answer(self, everything: bool) -> asyncio.Future[bool]:
         """Join those who wait for the next question, which is not sent yet."""
         self._everything |= everything
-        self._joined += 1
         if self._waiting is None:
             self._waiting = self._loop.create_future()
             if not self._asking:
                 self._asking = True
-                self._ask_soon()
+                self._loop.call_soon(self._ask)  # all requests of this turn of the loop share the question
         return self._waiting
 
-    def _ask_soon(self) -> None:
-        """Ask when this turn of the loop is over, whose requests all share the question, or a little later."""
-        if self._crowded:
-            self._loop.call_later(CROWD_SECONDS, self._ask)
-        else:
-            self._loop.call_soon(self._ask)
-
     def _ask(self) -> None:
-        if self._postgresql is None or not self._postgresql.listens or self._waiting is None or self._asked is not None:
+        if self._postgresql is None or not self._postgresql.listens or self._waiting is None:
             return
         self._asked, self._waiting, everything = self._waiting, None, self._everything
         self._everything = False
-        self._crowded, self._joined = self._joined >= CROWD, 0
         self.questions += 1
         try:
             self._postgresql.ask(everything=everything)
@@ -118,7 +104,7 @@ class Following:
             self._settle(True)
             self._asking = self._waiting is not None
             if self._asking:
-                self._ask_soon()
+                self._loop.call_soon(self._ask)
 
     def _settle(self, known: bool) -> None:
         if self._give_up is not None:
