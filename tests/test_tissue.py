@@ -71,7 +71,7 @@ def test_brown_and_blue_of_immunohistochemistry(recipe):
     told = segmenters.segment(data.immunohistochemistry(), "tissue", recipe=recipe, stain="hematoxylin-dab")
     np.testing.assert_array_equal(labels, told)
     areas = np.bincount(labels.ravel())[1:]
-    assert 150 < len(areas) < 900
+    assert 200 < len(areas) < 900
     assert 50 < np.median(areas) < 400
 
 
