@@ -161,7 +161,7 @@ def test_by_default_it_is_the_network_with_that_segmenters_defaults() -> None:
 
 
 def test_without_onnxruntime_it_is_the_forest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segkit.segmenters.nuclei.find_spec", lambda name: None)
+    monkeypatch.setattr("segkit.segmenters.choosing.find_spec", lambda name: None)
     assert NucleiParameters().recipe == "classical"
     assert NucleiParameters(recipe="network").recipe == "network", "what was asked for stays"
 

@@ -155,7 +155,7 @@ def test_by_default_it_is_the_network_with_that_segmenters_defaults() -> None:
 
 
 def test_without_onnxruntime_it_is_the_forests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segkit.segmenters.tissue.find_spec", lambda name: None)
+    monkeypatch.setattr("segkit.segmenters.choosing.find_spec", lambda name: None)
     assert TissueParameters().recipe == "classical"
     assert TissueParameters(recipe="network").recipe == "network", "what was asked for stays"
 

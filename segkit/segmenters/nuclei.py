@@ -5,20 +5,18 @@ Both recipes take the same numbers, and give the same kind of table; `nuclei_net
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segkit.segmenters import nuclei_forest, nuclei_net, sight
+from segkit.segmenters import nuclei_forest, nuclei_net
+from segkit.segmenters.choosing import Either, named_recipe
 from segkit.segmenters.nuclei_forest import BLOCK
 from segkit.segmenters.nuclei_net import NucleiNetPlan
 from segkit.segmenters.parameters import SizedParameters, parameter
-from segkit.segmenters.recipe import BoolArray, LabelArray, Recipe, Survey
+from segkit.segmenters.recipe import Survey
 from segkit.segmenters.registry import Segmenter
 
 #: Names of what there was to say before there was a network: numbers that come with all of them, as a run's do, mean the forest.
@@ -47,11 +45,7 @@ class NucleiParameters(SizedParameters):
     @model_validator(mode="before")
     @classmethod
     def _name_the_recipe(cls, values: Any) -> Any:
-        """Say which recipe it is, so that a run means the same on every machine."""
-        if not isinstance(values, Mapping) or values.get("recipe", "auto") != "auto":
-            return values
-        old = "recipe" not in values and all(name in values for name in BEFORE)
-        return {**values, "recipe": "classical" if old or find_spec("onnxruntime") is None else "network"}
+        return named_recipe(values, BEFORE)
 
 
 def _survey(pixels: NDArray[Any], row: int, column: int, parameters: NucleiParameters, margins: tuple[int, int, int, int]) -> Survey:
@@ -68,52 +62,7 @@ def _settle(
     return nuclei_net.net_plan(replace(ground, threshold=odds / (1 + odds), separation=ground.separation / DEEP))
 
 
-def _recipe(plan: Any) -> Recipe:
-    return nuclei_net.RECIPE if isinstance(plan, NucleiNetPlan) else nuclei_forest.RECIPE
-
-
-def _halo(plan: Any) -> int:
-    return _recipe(plan).halo(plan)
-
-
-def _see(pixels: NDArray[Any], plan: Any, row: int, column: int, wanted: BoolArray | None) -> Any:
-    return _recipe(plan).see(pixels, plan, row, column, wanted)
-
-
-def _foreground(seen: Any, plan: Any, row: int, column: int) -> BoolArray:
-    return _recipe(plan).foreground(seen, plan, row, column)
-
-
-def _split(seen: Any, components: LabelArray, plan: Any, row: int, column: int) -> LabelArray:
-    return _recipe(plan).split(seen, components, plan, row, column)
-
-
-def _empty(survey: Survey, plan: Any) -> bool:
-    return _recipe(plan).empty(survey, plan)
-
-
-def _confidence(seen: Any, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
-    looked = sight.confidence_of if isinstance(seen, sight.Sight) else nuclei_forest.confidence_of
-    return looked(seen, labels, rows, columns)
-
-
-def _told(plan: Any) -> dict[str, float]:
-    return _recipe(plan).told(plan)
-
-
-RECIPE = Recipe(
-    block=BLOCK,
-    survey=_survey,
-    settle=_settle,
-    halo=_halo,
-    foreground=_foreground,
-    split=_split,
-    survey_halo=nuclei_forest.RECIPE.survey_halo,
-    see=_see,
-    empty=_empty,
-    confidence=_confidence,
-    told=_told,
-)
+RECIPE = Either(nuclei_net.RECIPE, nuclei_forest.RECIPE, NucleiNetPlan).recipe(BLOCK, _survey, _settle, nuclei_forest.RECIPE.survey_halo)
 
 SEGMENTER = Segmenter(
     name="nuclei",

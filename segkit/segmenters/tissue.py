@@ -5,18 +5,17 @@ Both recipes take the same numbers, and give the same kind of labels; `tissue_ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segkit.segmenters import nuclei_forest, sight, tissue_forest, tissue_net
+from segkit.segmenters import tissue_forest, tissue_net
+from segkit.segmenters.choosing import Either, named_recipe
 from segkit.segmenters.parameters import SizedParameters, parameter
-from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey
+from segkit.segmenters.recipe import Margins, Recipe, Survey
 from segkit.segmenters.registry import Segmenter
 from segkit.segmenters.tissue_forest import BLOCK
 from segkit.segmenters.tissue_net import TissueNetPlan
@@ -56,11 +55,7 @@ class TissueParameters(SizedParameters):
     @model_validator(mode="before")
     @classmethod
     def _name_the_recipe(cls, values: Any) -> Any:
-        """Say which recipe it is, so that a run means the same on every machine."""
-        if not isinstance(values, Mapping) or values.get("recipe", "auto") != "auto":
-            return values
-        old = "recipe" not in values and all(name in values for name in BEFORE)
-        return {**values, "recipe": "classical" if old or find_spec("onnxruntime") is None else "network"}
+        return named_recipe(values, BEFORE)
 
 
 def _survey(pixels: NDArray[np.uint8], row: int, column: int, parameters: TissueParameters, margins: Margins) -> Survey:
@@ -83,52 +78,7 @@ def _settle(survey: Survey, shape: tuple[int, int], parameters: TissueParameters
     return TissueNetPlan(replace(ground, threshold=odds / (1 + odds), separation=ground.separation / DEEP), light, dark)
 
 
-def _recipe(plan: Any) -> Recipe:
-    return tissue_net.RECIPE if isinstance(plan, TissueNetPlan) else tissue_forest.RECIPE
-
-
-def _halo(plan: Any) -> int:
-    return _recipe(plan).halo(plan)
-
-
-def _see(pixels: NDArray[np.uint8], plan: Any, row: int, column: int, wanted: BoolArray | None) -> Any:
-    return _recipe(plan).see(pixels, plan, row, column, wanted)
-
-
-def _foreground(seen: Any, plan: Any, row: int, column: int) -> BoolArray:
-    return _recipe(plan).foreground(seen, plan, row, column)
-
-
-def _split(seen: Any, components: LabelArray, plan: Any, row: int, column: int) -> LabelArray:
-    return _recipe(plan).split(seen, components, plan, row, column)
-
-
-def _empty(survey: Survey, plan: Any) -> bool:
-    return _recipe(plan).empty(survey, plan)
-
-
-def _confidence(seen: Any, labels: LabelArray, rows: slice, columns: slice) -> NDArray[np.float64]:
-    looked = sight.confidence_of if isinstance(seen, sight.Sight) else nuclei_forest.confidence_of
-    return looked(seen, labels, rows, columns)
-
-
-def _told(plan: Any) -> dict[str, float]:
-    return _recipe(plan).told(plan)
-
-
-RECIPE = Recipe(
-    block=BLOCK,
-    survey=_survey,
-    settle=_settle,
-    halo=_halo,
-    foreground=_foreground,
-    split=_split,
-    survey_halo=_survey_halo,
-    see=_see,
-    empty=_empty,
-    confidence=_confidence,
-    told=_told,
-)
+RECIPE = Either(tissue_net.RECIPE, tissue_forest.RECIPE, TissueNetPlan).recipe(BLOCK, _survey, _settle, _survey_halo)
 
 SEGMENTER = Segmenter(
     name="tissue",
