@@ -7,7 +7,6 @@ depth drops between them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from segkit.segmenters.lens import Lens
 from segkit.segmenters.network import load_network
 from segkit.segmenters.nuclei_forest import BLOCK, LOOK_ABOVE, SIGMA, NucleiPlan
 from segkit.segmenters.nuclei_forest import RECIPE as CLASSICAL
-from segkit.segmenters.optional import file_hash, read_model_file
+from segkit.segmenters.optional import with_model_hash
 from segkit.segmenters.parameters import SizedParameters, parameter
 from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey
 from segkit.segmenters.registry import Segmenter
@@ -57,9 +56,7 @@ class NucleiNetParameters(SizedParameters):
     @model_validator(mode="before")
     @classmethod
     def _name_the_model(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("model") and not values.get("model_hash"):
-            return {**values, "model_hash": file_hash(read_model_file(str(values["model"])))}
-        return values
+        return with_model_hash(values)
 
 
 @dataclass(frozen=True, eq=False)

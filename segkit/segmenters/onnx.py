@@ -13,7 +13,6 @@ Which of these it is follows from type and shape, or is told by `output`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -27,7 +26,7 @@ from pydantic import model_validator
 from segkit.errors import ModelFileError
 from segkit.kernels.components import label_components, number_in_raster_order
 from segkit.kernels.persistence import split_by_persistence
-from segkit.segmenters.optional import file_hash, read_model_file
+from segkit.segmenters.optional import file_hash, read_model_file, with_model_hash
 from segkit.segmenters.parameters import Parameters, parameter
 from segkit.segmenters.recipe import LabelArray
 from segkit.segmenters.registry import Segmenter
@@ -54,9 +53,7 @@ class OnnxParameters(Parameters):
     @model_validator(mode="before")
     @classmethod
     def _name_the_model(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("model") and not values.get("model_hash"):
-            return {**values, "model_hash": file_hash(read_model_file(str(values["model"])))}
-        return values
+        return with_model_hash(values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -46,3 +47,10 @@ def read_model_file(uri: str, largest: int = 2**32) -> bytes:
 def file_hash(content: bytes) -> str:
     """Return the content hash of a file: 40 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=20).hexdigest()
+
+
+def with_model_hash(values: Any) -> Any:
+    """Put beside the model file that was asked for its content hash, so that a run remembers which one it used."""
+    if isinstance(values, Mapping) and values.get("model") and not values.get("model_hash"):
+        return {**values, "model_hash": file_hash(read_model_file(str(values["model"])))}
+    return values

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.kernels.persistence import split_by_persistence
+from segkit.segmenters.evidence import Plan
 from segkit.segmenters.lens import Lens
 from segkit.segmenters.network import REACH, STRIDE
 from segkit.segmenters.nuclei_forest import mean_times_summit
@@ -27,24 +28,12 @@ BLENDED = 4
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-class Ground(Protocol):
+class Ground(Plan, Protocol):
     """What the labels need of the global numbers."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the image."""
 
     @property
     def threshold(self) -> float:
         """How likely a pixel must be nucleus to count as one."""
-
-    @property
-    def separation(self) -> float:
-        """How far the depth must drop between two nuclei."""
-
-    @property
-    def min_area(self) -> int:
-        """Objects with fewer pixels are dropped."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segkit.kernels.filters import gaussian_weights, smooth_above
 from segkit.kernels.stains import COLOUR_BINS, block_ranges, colour_counts, stain_planes
+from segkit.segmenters import nuclei_forest
 from segkit.segmenters.evidence import REFERENCE_DIAMETER, evidence_of, split_by_evidence
 from segkit.segmenters.forest import BACKGROUND, BORDER, OBJECT, Forest, load_forest
 from segkit.segmenters.nuclei_forest import Sight, confidence_of
@@ -38,8 +39,8 @@ INSIDE = 0.55
 SHARE = 0.15
 
 
-class Asked(Protocol):
-    """What the recipe is told."""
+class Asked(nuclei_forest.Asked, Protocol):
+    """What the recipe is told: as for nuclei, and of the slide."""
 
     @property
     def stain(self) -> str:
@@ -48,29 +49,6 @@ class Asked(Protocol):
     @property
     def background(self) -> str:
         """Whether the background is "bright" or "dark", or "auto"."""
-
-    @property
-    def threshold(self) -> float:
-        """How likely a pixel must be nucleus to count as one."""
-
-    @property
-    def separation(self) -> float:
-        """How far nuclei must stand out from the neck between them to be split."""
-
-    @property
-    def min_area(self) -> int:
-        """Objects with fewer pixels are dropped."""
-
-    @property
-    def diameter(self) -> float | None:
-        """Typical diameter of the nuclei in pixels."""
-
-    @property
-    def diameter_um(self) -> float | None:
-        """The same in micrometres."""
-
-    def diameter_px(self, pixel_size_um: float | None) -> float | None:
-        """Return the diameter in pixels, or None when it needs no telling."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ its negative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from segkit.segmenters.lens import Lens
 from segkit.segmenters.network import TISSUE, load_network
 from segkit.segmenters.nuclei_forest import NucleiPlan
 from segkit.segmenters.nuclei_net import contrast, relative_plane
-from segkit.segmenters.optional import file_hash, read_model_file
+from segkit.segmenters.optional import with_model_hash
 from segkit.segmenters.parameters import SizedParameters, parameter
 from segkit.segmenters.recipe import BoolArray, LabelArray, Margins, Recipe, Survey, trimmed
 from segkit.segmenters.registry import Segmenter
@@ -67,9 +66,7 @@ class TissueNetParameters(SizedParameters):
     @model_validator(mode="before")
     @classmethod
     def _name_the_model(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("model") and not values.get("model_hash"):
-            return {**values, "model_hash": file_hash(read_model_file(str(values["model"])))}
-        return values
+        return with_model_hash(values)
 
 
 @dataclass(frozen=True, eq=False)
