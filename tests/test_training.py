@@ -17,7 +17,7 @@ from segkit.corrections import Correction
 from segkit.errors import ModelFileError, TrainingError
 from segkit.scoring import pool, score
 from segkit.segmenters import names, tissue_net
-from segkit.segmenters.network import TISSUE, load_network, read_card
+from segkit.segmenters.network import NUCLEI, TISSUE, load_network, read_card
 from segkit.segmenters.nuclei_net import SEGMENTER
 from segkit.settings import Settings
 from segkit.synthetic import nuclei_field
@@ -219,11 +219,60 @@ def test_a_shipped_network_that_is_read_says_what_it_said() -> None:
 
 
 @needs_torch
-def test_a_network_of_other_widths_is_not_trained_further() -> None:
+def test_a_network_of_another_design_is_not_trained_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from segkit import training
+    from segkit.training import starting
+
+    monkeypatch.setattr(starting, "_weights", lambda content: [(torch.zeros(8, 1, 5, 5), torch.zeros(8))])
+    with pytest.raises(ModelFileError, match="design"):
+        training.read_network("nuclei-net", [image_of(1)], training.FitSettings())
+
+
+@needs_torch
+def test_a_network_that_is_narrowed_keeps_what_matters_most() -> None:
+    import torch
+
+    from segkit.training.design import NucleiNet
+    from segkit.training.narrowing import links_of, narrowed
+
+    torch.manual_seed(0)
+    wide = NucleiNet((8, 8, 12, 12)).eval()
+    with torch.no_grad():
+        for link in links_of(wide):  # of every eight or twelve channels some never say anything
+            silent = {"level 0": 4, "ascent 0": 4, "level 1": 6, "ascent 1": 6, "descent 1": 6}.get(link.gives)
+            if silent is not None:
+                link.convolution.weight[silent:] = 0
+                if link.norm is None:
+                    link.convolution.bias[silent:] = 0
+                else:
+                    link.norm.weight[silent:] = 0
+        narrow = narrowed(wide, (4, 6, 12, 12)).eval()
+        shown = torch.randn(1, 1, 64, 96)
+        torch.testing.assert_close(narrow(shown), wide(shown))
+    assert narrow.widths == (4, 6, 12, 12)
+    with pytest.raises(TrainingError, match="narrowed"):
+        narrowed(narrow, (8, 6, 12, 12))
+
+
+@needs_torch
+def test_a_narrower_network_learns_of_the_wide_one(tmp_path: Path) -> None:
     from segkit import training
 
-    with pytest.raises(ModelFileError, match="widths"):
-        training.read_network("nuclei-net", [image_of(1)], training.FitSettings(widths=(8, 12, 16, 16)))
+    images = [image_of(seed) for seed in range(5)]
+    asked = training.FitSettings(
+        steps=30, crops=2, edge=64, rate=3e-3, warmup=5, look_every=15, averaging=0.9, threads=1, widths=(16, 24, 48, 64)
+    )  # fmt: skip
+    trained = training.train_network(
+        images, tmp_path / "ours.onnx", data="made in code", licence="none", settings=asked, start="nuclei-net"
+    )
+    assert trained.path.stat().st_size < 0.9 * Path(NUCLEI.shipped).stat().st_size
+    assert read_card(str(trained.path))["settings"]["widths"] == [16, 24, 48, 64]
+    assert trained.state.teacher is not None
+    assert np.mean(trained.state.losses[-5:]) < np.mean(trained.state.losses[:5])
+    again = training.read_network(str(trained.path), images, training.FitSettings(edge=64, crops=2))
+    assert again.widths == (16, 24, 48, 64), "it is read with the widths that it was saved with"
 
 
 @needs_torch

@@ -46,6 +46,7 @@ class NucleiNet(nn.Module):
 
     def __init__(self, widths: Sequence[int] = WIDTHS, planes: int = 1) -> None:
         super().__init__()
+        self.widths = tuple(widths)
         self.stem = _convolution(planes, widths[0], 6, 2)
         self.down = nn.ModuleList(_convolution(before, after, 2, 2) for before, after in itertools.pairwise(widths))
         self.descent = nn.ModuleList(Residual(width) for width in widths[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from segkit.scoring import Scores, pool, score
 from segkit.segmenters.recipe import LabelArray
 from segkit.segmenters.sight import foreground_of, split_by_depth
 from segkit.training.design import WIDTHS, NucleiNet
+from segkit.training.narrowing import narrowed
 from segkit.training.pairs import LabelledImage
 from segkit.training.purposes import purpose_of
 from segkit.training.samples import Example, batch, example_of
@@ -55,7 +56,10 @@ class FitSettings:
     threads: int = 2
     #: whether most sums are done in half precision (bfloat16), which processors that know it do twice as fast
     halved: bool = True
-    widths: tuple[int, ...] = WIDTHS
+    #: channels of each level; None: those of the network that is trained further, or `WIDTHS`
+    widths: tuple[int, ...] | None = None
+    #: how much a teacher's word counts beside the labels, from 0 to 1: only where there is a teacher
+    taught: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Fit:
     net: NucleiNet
     averaged: NucleiNet
     optimizer: torch.optim.Optimizer
+    #: a network that knows already, of which it learns
+    teacher: NucleiNet | None = None
     step: int = 0
     #: where the cooling begins
     cool_from: int = 0
@@ -96,17 +102,26 @@ class Fit:
 
 
 def begin(settings: FitSettings, start: NucleiNet | None = None) -> Fit:
-    """Return a training that has not begun, of a new network, or of one that is to be trained further."""
+    """Return a training that has not begun, of a new network, or of one that is to be trained further.
+
+    One that is to become narrower learns of the wide one, which knows already.
+    """
     torch.manual_seed(settings.seed)
     planes = purpose_of(settings.segmenter).kind.planes
-    net, averaged = NucleiNet(settings.widths, planes), NucleiNet(settings.widths, planes)
+    widths = settings.widths or (WIDTHS if start is None else start.widths)
+    net, averaged = NucleiNet(widths, planes), NucleiNet(widths, planes)
+    teacher = None
+    if start is not None and start.widths != tuple(widths):
+        teacher, start = start.eval(), narrowed(start, widths)
     if start is not None:
         net.load_state_dict(start.state_dict())
     averaged.load_state_dict(net.state_dict())
     net.to(memory_format=torch.channels_last)
+    if teacher is not None:
+        teacher.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.decay)
     cool_from = settings.steps - round(settings.cooling * settings.steps)
-    return Fit(settings, net, averaged.eval(), optimizer, cool_from=cool_from)
+    return Fit(replace(settings, widths=tuple(widths)), net, averaged.eval(), optimizer, teacher, cool_from=cool_from)
 
 
 def fit(
@@ -128,7 +143,8 @@ def fit(
     checkpoint : Path, optional
         File that holds the state every hundred steps, and from which a training that was cut off goes on.
     start : NucleiNet, optional
-        A network to train further instead of a new one.
+        A network to train further instead of a new one. Where `settings.widths` are others, its most important channels are, and it
+        is their teacher: what they are to say is its word and that of the labels.
     progress : callable, optional
         Called after every step.
 
@@ -185,6 +201,8 @@ def _advance(state: Fit, examples: Sequence[Example]) -> None:
     draw = np.random.default_rng((settings.seed, state.step))
     chosen = _chosen(state, examples, draw)
     shown, meant = (torch.from_numpy(array) for array in batch(examples, chosen, settings.edge, draw, purpose_of(settings.segmenter)))
+    if state.teacher is not None:
+        meant = torch.lerp(meant, _word_of(state.teacher, shown), settings.taught)
     for group in state.optimizer.param_groups:
         group["lr"] = settings.rate * _share(state)
     state.net.train()
@@ -203,6 +221,13 @@ def _advance(state: Fit, examples: Sequence[Example]) -> None:
     state.losses.append(float(np.mean(values)))
     state.step += 1
     state.seconds += time.perf_counter() - started
+
+
+def _word_of(teacher: NucleiNet, shown: Tensor) -> Tensor:
+    """Return what a network says of crops, in the form of what is meant: foreground, depth and contact, each from 0 to 1."""
+    with torch.no_grad():
+        said = teacher(shown)
+    return torch.stack([said[:, 0].sigmoid(), said[:, 1].clamp(0, 1), said[:, 2].sigmoid()], dim=1)
 
 
 def _chosen(state: Fit, examples: Sequence[Example], draw: np.random.Generator) -> NDArray[np.int64]:

@@ -34,7 +34,8 @@ def read_network(model: str, images: Sequence[LabelledImage], settings: FitSetti
         Images that it will be trained on. A saved network holds each layer without its normalisation; that is set anew, so that on
         these images the layers say what they said before.
     settings : FitSettings, optional
-        How it will be trained, and for which segmenter. What the network was not shown before weighs nothing at first.
+        How it will be trained, and for which segmenter. What the network was not shown before weighs nothing at first. The network has
+        the widths that it was saved with, whatever these are here: `narrowed` makes it another.
 
     Raises
     ------
@@ -48,8 +49,9 @@ def read_network(model: str, images: Sequence[LabelledImage], settings: FitSetti
     kind = KINDS.get(model, purpose.kind)
     file = str(kind.shipped) if model in KINDS else model
     load_network(file, None, kind)  # checks the card
-    net = NucleiNet(settings.widths, purpose.kind.planes)
-    _fill(net, _weights(read_model_file(file, LARGEST)), file)
+    weights = _weights(read_model_file(file, LARGEST))
+    net = NucleiNet(_widths(weights), purpose.kind.planes)
+    _fill(net, weights, file)
     draw = np.random.default_rng((settings.seed, CROPS))
     examples = examples_of(images, settings.segmenter)
     chosen = draw.integers(len(examples), size=CROPS)
@@ -69,11 +71,17 @@ def _weights(content: bytes) -> list[tuple[Tensor, Tensor]]:
     return [(held[node.input[1]], held[node.input[2]]) for node in graph.node if node.op_type == "Conv"]
 
 
+def _widths(weights: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, ...]:
+    """Return the channels of each level, as the layers that go down to it have them: the first one, and those that halve."""
+    first, *others = (held for held, _ in weights)
+    return (first.shape[0], *(held.shape[0] for held in others if held.shape[-1] == 2))
+
+
 def _fill(net: NucleiNet, weights: Sequence[tuple[Tensor, Tensor]], file: str) -> None:
     """Put weights into a network's convolutions, and their offsets where they are added."""
     places = _convolutions(net)
     if [_size(place.weight) for place, _ in places] != [_size(held) for held, _ in weights]:
-        raise ModelFileError(f"{file} is not a network of the widths that are asked for, so it cannot be trained further.")
+        raise ModelFileError(f"{file} is not a network of segkit's design, so it cannot be trained further.")
     with torch.no_grad():
         for (place, norm), (held, offset) in zip(places, weights, strict=True):
             place.weight.zero_()
