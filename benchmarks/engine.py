@@ -3,16 +3,21 @@
     python -m benchmarks.engine              2,000 synthetic nuclei in 2048 x 2048, 16 bits
     python -m benchmarks.engine --quick      fewer repetitions
     python -m benchmarks.engine --json       the same, ending in one JSON line
-    python -m benchmarks.engine --segmenter nuclei-net   one segmenter: megapixels a second, and four threads beside one
+    python -m benchmarks.engine --segmenter nuclei-net   one segmenter: megapixels a second, and four threads beside one; a network
+                                         beside PyTorch running the same one, where that is installed (pip install "segkit[train]")
 
 Both run the same recipe: Gaussian, Otsu's threshold, filled holes, labels, distance to the edge, its peaks, watershed. Each time is the
 best of several runs that alternate between the two, so that a busy moment does not count against one of them. Threads and processes are
 compared with that recipe, whose figures are `threads4_vs_1` and `threads_vs_processes`, and with the default segmenter, `nuclei`.
+Segmenters of tissue get the same field as a stained slide. PyTorch runs in one thread too, and is given the network's layers alone,
+without what comes before and after: `network_vs_pytorch` compares it with the same layers in onnxruntime.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import subprocess
 import sys
 import time
@@ -34,7 +39,8 @@ from segkit import kernels
 from segkit.kernels.components import label_components, number_in_raster_order
 from segkit.measure import measure
 from segkit.scoring import score
-from segkit.segmenters import nuclei, nuclei_net
+from segkit.segmenters import nuclei, nuclei_net, tissue_net
+from segkit.segmenters.network import KINDS
 from segkit.segmenters.recipe import NO_MARGINS
 from segkit.segmenters.threshold import RECIPE, ThresholdParameters
 from segkit.synthetic import nuclei_field
@@ -45,6 +51,9 @@ PARAMETERS = ThresholdParameters()
 RECIPES = {"threshold": (RECIPE, PARAMETERS), "nuclei": (nuclei.RECIPE, nuclei.NucleiParameters())}
 RECIPES["nuclei-classical"] = (nuclei.RECIPE, nuclei.NucleiParameters(recipe="classical"))
 RECIPES["nuclei-net"] = (nuclei_net.RECIPE, nuclei_net.NucleiNetParameters())
+RECIPES["tissue-net"] = (tissue_net.RECIPE, tissue_net.TissueNetParameters())
+#: How much red, green and blue a nucleus and what surrounds it take away (haematoxylin and eosin).
+STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], dtype=np.float32)
 #: What `regionprops_table` is asked for: as near to our measurements as it comes.
 PROPERTIES = (
     *("label", "area", "area_filled", "area_convex", "bbox", "centroid", "equivalent_diameter_area", "perimeter", "perimeter_crofton"),
@@ -53,8 +62,14 @@ PROPERTIES = (
 )
 
 
-def field() -> NDArray[np.uint16]:
-    return nuclei_field((SIZE, SIZE), NUCLEI, seed=1).image
+def field(name: str = "threshold") -> NDArray[Any]:
+    """Return what a segmenter is given: the nuclei bright on dark, or stained."""
+    image = nuclei_field((SIZE, SIZE), NUCLEI, seed=1).image
+    if not name.startswith("tissue"):
+        return image
+    low, high = np.percentile(image, (1, 99.5))
+    amounts = np.stack([np.clip((image - low) / (high - low), 0, 1.2), np.full(image.shape, 0.25)], axis=-1).astype(np.float32)
+    return np.asarray(np.rint(245 * np.exp(-(amounts @ STAINS))).astype(np.uint8))
 
 
 def ours(image: NDArray[np.uint16], clock: dict[str, float]) -> NDArray[np.int32]:
@@ -125,9 +140,9 @@ def rate(work: Callable[[], None], threads: int, images: int) -> float:
         return images / (time.perf_counter() - began)
 
 
-def one_image(name: str, image: NDArray[np.uint16]) -> None:
+def one_image(name: str, image: NDArray[Any]) -> None:
     recipe, parameters = RECIPES[name]
-    measure(recipe.apply(image, parameters), image)
+    measure(recipe.apply(image, parameters), image if image.ndim == 2 else image[..., 0])
 
 
 def serve(name: str, threads: int, images: int) -> None:
@@ -135,7 +150,7 @@ def serve(name: str, threads: int, images: int) -> None:
     kernels.settle_allocator()
     cv2.setNumThreads(1)
     kernels.warm()
-    image = field() if name == "threshold" else np.ascontiguousarray(field()[: SIZE // 2, : SIZE // 2])
+    image = field() if name == "threshold" else quarter(field(name))
     print("ready", flush=True)
     for _ in sys.stdin:
         print(rate(partial(one_image, name, image), threads, images), flush=True)
@@ -185,14 +200,30 @@ def scale(name: str, rounds: int, images: int) -> dict[str, float]:
     }
 
 
-def speed(name: str, image: NDArray[np.uint16], rounds: int) -> float:
+def quarter(image: NDArray[Any]) -> NDArray[Any]:
+    """Return a megapixel of the field."""
+    return np.ascontiguousarray(image[: SIZE // 2, : SIZE // 2])
+
+
+def speed(name: str, image: NDArray[Any], rounds: int) -> float:
     """Return how many megapixels a second one thread segments, from pixels to labels."""
     recipe, parameters = RECIPES[name]
     clocks: list[dict[str, float]] = []
     for _ in range(rounds + 1):
         clocks.append({})
         timed(clocks[-1], "segment", recipe.apply, image, parameters)
-    return image.size / 1e3 / best(clocks[1:])["segment"]
+    return image.shape[0] * image.shape[1] / 1e3 / best(clocks[1:])["segment"]
+
+
+def beside_pytorch(name: str, image: NDArray[Any], rounds: int) -> dict[str, float]:
+    """Compare the layers of a shipped network in onnxruntime with the same in PyTorch, where that is installed."""
+    if any(importlib.util.find_spec(package) is None for package in ("torch", "onnx")):
+        print("skipped: no PyTorch and onnx to run the same network beside it (pip install 'segkit[train]')")
+        return {}
+    labels = RECIPES[name][0].apply(image, RECIPES[name][1])
+    taken = best(importlib.import_module("benchmarks.engine_pytorch").clocks_of(name, image, labels, rounds))
+    show(f"The layers of {name}, one thread, a megapixel", ("by", "ms"), taken.items())
+    return {"network_vs_pytorch": taken["PyTorch"] / taken["onnxruntime"], "pytorch_megapixels_per_s": 2**20 / 1e3 / taken["PyTorch"]}
 
 
 def main() -> None:
@@ -206,10 +237,11 @@ def main() -> None:
     kernels.warm()
     if given.segmenter:
         rounds = 3 if given.quick else 7
-        whole = field()
+        whole = field(given.segmenter)
         rate_of = {"megapixels_per_s": speed(given.segmenter, whole, rounds)}
-        # The network looks twice at images of up to 2 megapixels.
-        rate_of["megapixels_per_s_of_1_megapixel"] = speed(given.segmenter, np.ascontiguousarray(whole[: SIZE // 2, : SIZE // 2]), rounds)
+        rate_of["megapixels_per_s_of_1_megapixel"] = speed(given.segmenter, quarter(whole), rounds)
+        if given.segmenter in KINDS:
+            rate_of |= beside_pytorch(given.segmenter, quarter(whole), rounds)
         finish(rate_of | scale(given.segmenter, rounds, 4 if given.quick else 12), given.json)
         return
     figures = compare(field(), 2 if given.quick else 7)

@@ -196,6 +196,22 @@ def sound(watched: Watched) -> None:
     assert watched.outside == []
 
 
+#: Words of the charts' drawings that lie over others, and how many words there are.
+OVERLAPPING = """() => {
+  const inside = (node) => node.matches("svg") ? [node] : node.shadowRoot ? drawings(node.shadowRoot) : [];
+  const drawings = (root) => [...root.querySelectorAll("*")].flatMap(inside);
+  let words = 0;
+  const over = drawings(document).flatMap((drawing) => {
+    const boxes = [...drawing.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+    words += boxes.length;
+    const meet = (one, other) => one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+    const others = (one, n) => boxes.slice(n + 1).filter((other) => meet(one[1], other[1]));
+    return boxes.flatMap((one, n) => others(one, n).map((other) => `${one[0]} | ${other[0]}`));
+  });
+  return { words, over };
+}"""
+
+
 def findings(page: Page) -> list[str]:
     """Return what axe finds that keeps people out."""
     found = Axe().run(page).response["violations"]
@@ -316,6 +332,9 @@ def test_performance_is_drawn_from_the_history_that_the_database_keeps(site: Sit
     page.locator("[data-card=charts] select").select_option("day")
     page.locator(".sk-chart", has_text="last 24 hours").first.wait_for()
     watched.keep("dashboard-performance-10")
+    drawn = page.evaluate(OVERLAPPING)
+    assert drawn["words"] > 20
+    assert drawn["over"] == [], "times below a chart run into each other"
     assert findings(page) == []
     sound(watched)
 

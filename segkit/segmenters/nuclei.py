@@ -66,7 +66,7 @@ RECIPE = Either(nuclei_net.RECIPE, nuclei_forest.RECIPE, NucleiNetPlan).recipe(B
 
 SEGMENTER = Segmenter(
     name="nuclei",
-    version="4",
+    version="5",
     summary="Nuclei in fluorescence: brightness above the background, a small network or a small trained forest, and a split by depth.",
     parameters=NucleiParameters,
     colour=False,

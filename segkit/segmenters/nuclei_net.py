@@ -189,7 +189,7 @@ RECIPE = Recipe(
 
 SEGMENTER = Segmenter(
     name="nuclei-net",
-    version="3",
+    version="4",
     summary="Nuclei in fluorescence by a small network that segkit carries: crowded, dim and uneven ones too.",
     parameters=NucleiNetParameters,
     colour=False,

@@ -4,13 +4,19 @@ import { clock, keyed, say } from "./cards.js";
 // Lines over time. Each says its unit and its window; lines differ in dash as well as in colour.
 
 const SVG = "http://www.w3.org/2000/svg";
-const LEFT = 52, RIGHT = 10, TOP = 8, BOTTOM = 22, HEIGHT = 170, MOST_LINES = 6;
+const LEFT = 52, RIGHT = 10, TOP = 8, BOTTOM = 22, HEIGHT = 170, MOST_LINES = 6, DAY = 86400;
 
 function draw(kind, attributes, ...children) {
   const node = document.createElementNS(SVG, kind);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
+}
+
+// A time below a chart of so many seconds: the hour or the day, so that the next one has room.
+function mark(moment, seconds) {
+  const when = new Date(moment * 1000);
+  return seconds <= 1.5 * DAY ? when.toLocaleTimeString("en-GB").slice(0, 5) : when.toLocaleDateString("en-CA");
 }
 
 function steps(low, high, wanted) {
@@ -70,7 +76,7 @@ class Chart {
     const places = Math.max(2, Math.min(6, Math.floor(width / 130)));
     for (let n = 0; n <= places; n++) {
       const time = from + (n / places) * (to - from);
-      svg.append(draw("text", { x: this.x(time), y: HEIGHT - 5, "text-anchor": n === 0 ? "start" : n === places ? "end" : "middle" }, clock(time).slice(0, to - from > 86400 ? 16 : -3) || clock(time)));
+      svg.append(draw("text", { x: this.x(time), y: HEIGHT - 5, "text-anchor": n === 0 ? "start" : n === places ? "end" : "middle" }, mark(time, to - from)));
     }
     chart.series.slice(0, MOST_LINES).forEach((series, n) => svg.append(draw("path", { class: `sk-line sk-line-${n}`, d: this.line(series.points, y, chart.gap) })));
     if (near) svg.append(draw("path", { class: "sk-limit", d: `M${LEFT} ${y(chart.limit.value).toFixed(1)}H${width - RIGHT}` }), draw("text", { x: width - RIGHT, y: y(chart.limit.value) - 4, "text-anchor": "end" }, `${chart.limit.name} ${short(chart.limit.value)}`));
