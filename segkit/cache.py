@@ -227,8 +227,11 @@ class Memory:
     def get(self, name: Hashable) -> Any:
         """Return what is kept under a name, or None."""
         with self._lock:
-            found = self._entries.get(name)
-        return found[0] if found is not None else None
+            try:
+                found: Entry = self._entries[name]  # `get` would look twice
+            except KeyError:
+                return None
+        return found[0]
 
     def keep(self, name: Hashable, value: object, seconds: int, size: int) -> None:
         """Keep something of a size in bytes for a time, unless it is larger than the whole cache."""

@@ -79,7 +79,8 @@ class about:
         self._names = names
 
     def __enter__(self) -> None:
-        self._token = _about.set({**_about.get(), **self._names})
+        around = _about.get()
+        self._token = _about.set({**around, **self._names} if around else self._names)
 
     def __exit__(self, *exception: object) -> None:
         _about.reset(self._token)

@@ -70,9 +70,11 @@ def ways(path: str) -> set[str]:
     return turns | {f"/static/..{path}", f"http://localhost{path}", f"{path}/health", f"\\{bare}", "*", "", f"{path};/health"}
 
 
-async def knock(app: Any, kind: str, path: str, method: str = "GET", client: tuple[str, int] = OUTSIDE, **headers: str) -> list[Any]:
+async def knock(
+    app: Any, kind: str, path: str, method: str = "GET", client: tuple[str, int] = OUTSIDE, sent: list[Any] | None = None, **headers: str
+) -> list[Any]:
     """Ask without a credential; returns what was sent back."""
-    sent: list[Any] = []
+    sent = [] if sent is None else sent
 
     async def receive() -> dict[str, Any]:
         return {"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request", "body": b"", "more_body": False}
@@ -181,8 +183,27 @@ def test_a_name_in_the_host_header_changes_no_path(app: FastAPI) -> None:
 
 
 def test_the_gate_stands_before_all_that_answers(app: FastAPI) -> None:
-    names = [each.cls.__name__ for each in app.user_middleware]
-    assert set(names[: names.index(Admission.__name__)]) <= {"RequestIds", "Timing", "Prefix"}, "what is before it answers nothing itself"
+    names = [each.__name__ for each in app.passages]
+    assert set(names[: names.index(Admission.__name__)]) <= {"Tracing", "Prefix"}, "what is before it answers nothing itself"
+
+
+def test_a_fault_that_nobody_foresaw_is_answered_like_everything_else(tmp_path: Path) -> None:
+    app = create_app(load(home=str(tmp_path)))
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    sent: list[Any] = []
+    with pytest.raises(ZeroDivisionError):  # the server that runs the app logs it
+        asyncio.run(knock(app, "http", "/broken", client=HERE, sent=sent))
+    start, body = sent
+    headers = dict(start["headers"])
+    assert start["status"] == 500
+    assert b"Unforeseen fault" in body["body"]
+    assert b"frame-ancestors" in headers[b"content-security-policy"]
+    assert headers[b"x-request-id"]
+    assert {(timing.route, timing.errors) for timing in app.state.requests.timings()} == {("/broken", 1)}
 
 
 def test_an_address_has_no_module_imported(tmp_path: Path) -> None:

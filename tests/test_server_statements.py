@@ -162,7 +162,7 @@ def growing(database_settings: Settings, tmp_path: Path) -> Iterator[Growing]:
     never = {f"cache_ttl_{kind}": 0 for kind in ("projects", "images", "results", "queue")}
     app = create_app(load(home=database_settings.home, database_url=database_settings.database_url, slow_query_ms=0, **never))
     requests: list[list[str]] = []
-    app.add_middleware(Asking, requests=requests)
+    app.put_before(Asking, requests=requests)
     with running(app) as address, httpx.Client(base_url=address, timeout=30) as client:
         event.listen(app.state.kit.database.engine, "before_cursor_execute", note)
         yield Growing(app, client, requests, database_settings, tmp_path / "plates")

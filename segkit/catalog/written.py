@@ -7,19 +7,22 @@ spare, and its JSON would lose digits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection
+from sqlalchemy import JSON, Column, Connection, Integer
 
-from segkit.catalog.images import NAMES, images, scope
+from segkit.catalog.images import COLUMNS as IMAGE_COLUMNS
+from segkit.catalog.images import images, scope
 from segkit.catalog.projects import COLUMNS, SCOPE, projects
 from segkit.errors import UnknownProjectError
 from segkit.pages import Place, check_page, decode_cursor, encode_cursor
 
 FORM = orjson.OPT_UTC_Z
-ZULU = """to_char(timezone('UTC', created_at), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+#: A moment in JSON, with its quotes.
+ZULU = r"""to_char(timezone('UTC', created_at), '\"YYYY-MM-DD"T"HH24:MI:SS.US"Z"\"')"""
 #: Between two rows: JSON never holds it as it is.
 BETWEEN = "\x1e"
 #: A page, and one row more when another page follows: its JSON, its length, and the place of its last row. Rows come to the aggregates in
@@ -28,7 +31,7 @@ PAGE = """
 SELECT {total}, page.items, page.length, page.created_at, page.id FROM {whole} (
     SELECT string_agg(item, E'\\x1e') AS items, count(*) AS length, (array_agg(at))[{limit}] AS created_at, (array_agg(id))[{limit}] AS id
     FROM (
-        SELECT row_to_json((SELECT written FROM (SELECT {columns}) AS written))::text AS item, id, created_at AS at
+        SELECT {item} AS item, id, created_at AS at
         FROM {table} WHERE {where} ORDER BY created_at DESC, id DESC LIMIT {most}{skipped}
     ) AS found
 ) AS page {joined}
@@ -90,7 +93,7 @@ def images_statement(limit: int, unreadable: bool, below: bool, skips: bool) -> 
     return PAGE.format(
         **_ends(limit, skips),
         total=f"project.{'unreadable' if unreadable else 'images'} AS total",
-        columns=_columns(NAMES),
+        item=_item(IMAGE_COLUMNS),
         table="image",
         where=f"project_id = %(project)s{' AND error IS NOT NULL' if unreadable else ''}{BELOW if below else ''}",
         whole="project CROSS JOIN LATERAL",
@@ -104,7 +107,7 @@ def projects_statement(limit: int, below: bool, skips: bool) -> str:
     return PAGE.format(
         **_ends(limit, skips),
         total="(SELECT count(*) FROM project) AS total",
-        columns=_columns(column.name for column in COLUMNS),
+        item=_item(COLUMNS),
         table="project",
         where=f"true{BELOW if below else ''}",
         whole="",
@@ -116,8 +119,19 @@ def _ends(limit: int, skips: bool) -> dict[str, Any]:
     return {"limit": int(limit), "most": int(limit) + 1, "skipped": " OFFSET %(offset)s" if skips else ""}
 
 
-def _columns(names: Any) -> str:
-    return ", ".join(f"{ZULU} AS created_at" if name == "created_at" else name for name in names)
+def _item(columns: Iterable[Column[Any]]) -> str:
+    """Write what makes the JSON of a row, field by field: `row_to_json` looks up every type for every row, and takes twice as long."""
+    fields = [f'"{column.name}":\' || {_value(column)}' for column in columns]
+    return "'{" + " || ',".join(fields) + " || '}'"
+
+
+def _value(column: Column[Any]) -> str:
+    name = column.name
+    if name == "created_at":
+        return ZULU
+    as_it_stands = isinstance(column.type, Integer | JSON)
+    value = f"{name}::text" if as_it_stands else f"to_json({name})::text"
+    return f"coalesce({value}, 'null')" if column.nullable else value
 
 
 def _place(limit: int, after: str | None, offset: int | None, scope: str) -> dict[str, Any]:

@@ -139,8 +139,10 @@ class Answers:
         """Return one encoding of an answer, and its tag; of what may not be kept, the plain one."""
         if not self.cache.seconds(question.kind):
             return await self._make_once(question.fill, question.media_type)
-        encoding = choose(accepts) if question.is_compressible else None
-        stamp = await self._stamp(question.scope)
+        encoding = choose(accepts) if accepts and question.is_compressible else None
+        stamp = await self.following.stamp(question.scope)
+        if stamp is None:
+            stamp = Asked(await to_thread.run_sync(self._ask, question.scope, limiter=self._threads))
         copy = self._kept(name, stamp)
         if copy is not None and encoding in copy.variants:
             self.cache.count("hits")
@@ -183,10 +185,6 @@ class Answers:
             return copy
         self.cache.count("replaced")
         return None
-
-    async def _stamp(self, scope: Scope) -> Stamp:
-        stamp = await self.following.stamp(scope)
-        return stamp if stamp is not None else Asked(await to_thread.run_sync(self._ask, scope, limiter=self._threads))
 
     def _ask(self, scope: Scope) -> Hashable:
         with self._database.read() as connection:

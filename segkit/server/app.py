@@ -9,6 +9,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segkit import __version__
 from segkit.database import open_database
@@ -37,8 +38,7 @@ from segkit.server.background import Background
 from segkit.server.compression import Compression, Savings
 from segkit.server.hub import HubLogin
 from segkit.server.passages import BodyLimit, HeadAsGet, Prefix
-from segkit.server.timing import Timing
-from segkit.server.tracing import RequestIds
+from segkit.server.tracing import Tracing
 from segkit.settings import Hub, Settings
 from segkit.telemetry import Requests
 
@@ -52,7 +52,30 @@ PARTS = [tiles, live, metrics, dashboards]
 DESCRIPTION = "Projects, images, runs, the queue and results of segkit. Faults are problem details (RFC 9457) that say what to do."
 
 
-def create_app(settings: Settings, kit: Kit | None = None, hub: Hub | None = None) -> FastAPI:
+class Service(FastAPI):
+    """FastAPI behind passages of our own, outside all of its own.
+
+    A passage that answers by itself spends nothing on what FastAPI does with a request, and what FastAPI says when a route fails in a way
+    that nobody foresaw goes through them as every other answer does.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.passages: list[type] = []  #: in the order in which a request comes to them
+        self._entrance: ASGIApp = super().__call__
+
+    def put_before(self, passage: Any, **options: Any) -> None:
+        """Add a passage, an ASGI middleware; the last that is added is the first to see a request."""
+        self._entrance = passage(self._entrance, **options)
+        self.passages.insert(0, passage)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self
+        await self._entrance(scope, receive, send)
+
+
+def create_app(settings: Settings, kit: Kit | None = None, hub: Hub | None = None) -> Service:
     """Make the app of the service.
 
     Parameters
@@ -66,11 +89,11 @@ def create_app(settings: Settings, kit: Kit | None = None, hub: Hub | None = Non
 
     Returns
     -------
-    FastAPI
-        With `state.kit`, `state.answers`, `state.background` and `state.access` once it has started.
+    Service
+        A FastAPI with `state.kit`, `state.answers`, `state.background` and `state.access` once it has started.
     """
     login = HubLogin(hub) if hub else None
-    app = FastAPI(
+    app = Service(
         title="segkit",
         version=__version__,
         description=DESCRIPTION,
@@ -94,21 +117,19 @@ def create_app(settings: Settings, kit: Kit | None = None, hub: Hub | None = Non
     return app
 
 
-def add_passages(app: FastAPI, settings: Settings, login: HubLogin | None) -> None:
+def add_passages(app: Service, settings: Settings, login: HubLogin | None) -> None:
     """Add what every request goes through; the last that is added is the first to see it."""
     app.state.requests, app.state.savings = Requests(), Savings()
-    app.add_middleware(Compression, level=settings.http_compression_level, savings=app.state.savings)
-    app.add_middleware(BodyLimit)
-    app.add_middleware(HeadAsGet)
-    app.add_middleware(SafeHeaders)
-    app.add_middleware(Repeats, answers=lambda: getattr(app.state, "answers", None))
-    app.add_middleware(Admission, access=app.state.access, kit_of=lambda: app.state.kit, login=login)
+    app.put_before(Compression, level=settings.http_compression_level, savings=app.state.savings)
+    app.put_before(BodyLimit)
+    app.put_before(HeadAsGet)
+    app.put_before(SafeHeaders)
+    app.put_before(Repeats, answers=lambda: getattr(app.state, "answers", None))
+    app.put_before(Admission, access=app.state.access, kit_of=lambda: app.state.kit, login=login)
     prefix = login.prefix if login else settings.server_root_path
     if prefix:
-        app.add_middleware(Prefix, prefix=prefix)
-    if settings.enable_performance_monitoring:
-        app.add_middleware(Timing, requests=app.state.requests)
-    app.add_middleware(RequestIds)
+        app.put_before(Prefix, prefix=prefix)
+    app.put_before(Tracing, requests=app.state.requests if settings.enable_performance_monitoring else None)
 
 
 def lifespan_of(settings: Settings, kit: Kit | None, login: HubLogin | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
