@@ -153,6 +153,7 @@ def test_the_launcher_gives_its_token_to_the_service_and_the_proxy_alone() -> No
     assert Path(first["launcher_entry"]["icon_path"]).read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_jupyter_shows_the_service_under_its_prefix(tmp_path: Path) -> None:
     (tmp_path / "config.py").write_text(
         "from segkit.server.launcher import launch\n"

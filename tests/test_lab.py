@@ -97,6 +97,7 @@ def batches_in(folder: Path) -> list[Any]:
         return list(kit.batches().items)
 
 
+@pytest.mark.slow
 def test_the_notebooks_are_there_and_strangers_are_not_let_in(running: Lab) -> None:
     listed = {each["name"] for each in running.client.get("api/contents/notebooks").raise_for_status().json()["content"]}
     assert {"segment_images.ipynb", "run_batch.ipynb", "add.ipynb"} <= listed
@@ -104,6 +105,7 @@ def test_the_notebooks_are_there_and_strangers_are_not_let_in(running: Lab) -> N
     assert httpx.get(running.client.base_url.join("/api/contents")).status_code == 403
 
 
+@pytest.mark.slow
 def test_a_notebook_job_is_a_batch_and_its_parameters_get_their_types(running: Lab) -> None:
     done = running.job("notebooks/add.ipynb", x="41", kind="7")
     assert done["status"] == "COMPLETED", done
@@ -113,6 +115,7 @@ def test_a_notebook_job_is_a_batch_and_its_parameters_get_their_types(running: L
     assert "sum 42 7" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_notebook_job_that_will_not_do_says_why_and_is_recorded(running: Lab) -> None:
     failed = running.job("notebooks/add.ipynb", kin="1")
     assert failed["status"] == "FAILED"
@@ -128,6 +131,7 @@ def test_only_without_parameters_a_notebook_job_needs_no_cell_for_them(tmp_path:
         batches.may_lack_parameters(settings, "bare", source, {"x": "1"}, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_notebook_job_that_is_stopped_takes_its_batch_with_it(running: Lab) -> None:
     (runtime,) = running.client.get("scheduler/runtime_environments").json()
     asked = {"input_uri": "notebooks/slow.ipynb", "name": "slow", "runtime_environment_name": runtime["name"]}

@@ -24,7 +24,8 @@ enabled = false
 
 
 @pytest.mark.parametrize(
-    ("dialect", "phases", "examples"), [("sqlite", "examples,coverage,fuzzing,stateful", 4), ("postgresql", "fuzzing", 2)]
+    ("dialect", "phases", "examples"),
+    [pytest.param("sqlite", "examples,coverage,fuzzing,stateful", 4, marks=pytest.mark.slow), ("postgresql", "fuzzing", 2)],
 )
 def test_every_route_does_what_openapi_says(
     make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dialect: str, phases: str, examples: int

@@ -605,6 +605,7 @@ def deadly(places: dict[tuple[int, int], str]) -> Segmenter:
     return replace(segmenter, recipe=replace(segmenter.recipe, foreground=foreground))
 
 
+@pytest.mark.slow
 def test_a_tile_that_kills_its_worker_is_tried_again_then_named(tmp_path: Path) -> None:
     from segkit import cluster
     from segkit.settings import load

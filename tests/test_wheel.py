@@ -89,12 +89,14 @@ def test_nothing_else_travels_in_the_wheel(wheel: Path) -> None:
     assert wheel.stat().st_size < 5 * 1024**2
 
 
+@pytest.mark.slow
 def test_alone_it_tells_its_version_and_settings(installed: Callable[..., str]) -> None:
     assert installed("--version").strip() == f"segkit {__version__}"
     settings = json.loads(installed("settings", "--json"))
     assert {"SEGKIT_HOME", "SEGKIT_PREFETCH"} <= {each["name"] for each in settings}
 
 
+@pytest.mark.slow
 def test_alone_it_finds_what_travels_with_it(installed: Callable[..., str], tmp_path: Path) -> None:
     listed = json.loads(installed("list", "segmenters", "--json", "--home", str(tmp_path / "home")))
     assert {"nuclei", "tissue", "spheroid", "threshold"} <= {each["name"] for each in listed}

@@ -151,6 +151,7 @@ def test_queue_gallery_viewer_and_painter_in_one_page(voila_server: Server, watc
     nothing_failed(watched)
 
 
+@pytest.mark.slow
 def test_in_jupyterlab_too(lab_server: Server, watched: Watched, home: dict[str, Any]) -> None:
     name = lab_server.put("tune", ROOT / "notebooks" / "tune_segmenter.ipynb", **home)
     page = watched.page

@@ -127,6 +127,7 @@ def test_a_plugins_own_error_is_that_images_reason(kit: Kit, tmp_path: Path, sit
     assert run.progress().done == 2
 
 
+@pytest.mark.slow
 def test_a_poison_image_is_given_up_and_named_and_the_others_are_done(tmp_path: Path, site: Path) -> None:
     folder = write_squares(tmp_path / "mixed", 10)
     tifffile.imwrite(folder / "005_poison.tif", np.full((64, 64), 255, np.uint8))

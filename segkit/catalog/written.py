@@ -8,6 +8,7 @@ spare, and its JSON would lose digits.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -25,10 +26,11 @@ FORM = orjson.OPT_UTC_Z
 ZULU = r"""to_char(timezone('UTC', created_at), '\"YYYY-MM-DD"T"HH24:MI:SS.US"Z"\"')"""
 #: Between two rows: JSON never holds it as it is.
 BETWEEN = "\x1e"
-#: A page, and one row more when another page follows: its JSON, its length, and the place of its last row. Rows come to the aggregates in
-#: the order of the page. How many there may be stands in the text: of a parameter PostgreSQL fears the worst, and plans each time anew.
+#: A page, and one row more when another page follows: the total, its length, the place of its last row, and its JSON, all in one text,
+#: because SQLAlchemy takes some 20 microseconds over each column. Rows come to the aggregates in the order of the page. How many there
+#: may be stands in the text: of a parameter PostgreSQL fears the worst, and plans each time anew.
 PAGE = """
-SELECT {total}, page.items, page.length, page.created_at, page.id FROM {whole} (
+SELECT concat({total}, E'\\x1e', page.length, E'\\x1e', page.created_at, E'\\x1e', page.id, E'\\x1e', page.items) FROM {whole} (
     SELECT string_agg(item, E'\\x1e') AS items, count(*) AS length, (array_agg(at))[{limit}] AS created_at, (array_agg(id))[{limit}] AS id
     FROM (
         SELECT {item} AS item, id, created_at AS at
@@ -52,8 +54,7 @@ def projects_json(connection: Connection, limit: int = 100, *, after: str | None
     if connection.dialect.name != "postgresql":
         return orjson.dumps(projects(connection, limit, after=after, offset=offset), option=FORM)
     place = _place(limit, after, offset, SCOPE)
-    row = connection.exec_driver_sql(projects_statement(limit, after is not None, bool(offset)), place).one()
-    return _page(row, SCOPE, limit)
+    return _page(connection.exec_driver_sql(projects_statement(limit, after is not None, bool(offset)), place).scalar_one(), SCOPE, limit)
 
 
 def images_json(
@@ -81,10 +82,10 @@ def images_json(
         return orjson.dumps(images(connection, project_id, limit, after=after, offset=offset, unreadable=unreadable), option=FORM)
     name = scope(project_id, unreadable)
     place = _place(limit, after, offset, name) | {"project": project_id}
-    row = connection.exec_driver_sql(images_statement(limit, unreadable, after is not None, bool(offset)), place).one_or_none()
-    if row is None:
+    found = connection.exec_driver_sql(images_statement(limit, unreadable, after is not None, bool(offset)), place).scalar_one_or_none()
+    if found is None:
         raise UnknownProjectError(f"number {project_id}", [])
-    return _page(row, name, limit)
+    return _page(found, name, limit)
 
 
 @lru_cache(maxsize=MOST_TEXTS)
@@ -92,7 +93,7 @@ def images_statement(limit: int, unreadable: bool, below: bool, skips: bool) -> 
     """Write the statement of a page of images; its parameters are the project, and where the page begins."""
     return PAGE.format(
         **_ends(limit, skips),
-        total=f"project.{'unreadable' if unreadable else 'images'} AS total",
+        total=f"project.{'unreadable' if unreadable else 'images'}",
         item=_item(IMAGE_COLUMNS),
         table="image",
         where=f"project_id = %(project)s{' AND error IS NOT NULL' if unreadable else ''}{BELOW if below else ''}",
@@ -106,7 +107,7 @@ def projects_statement(limit: int, below: bool, skips: bool) -> str:
     """Write the statement of a page of projects."""
     return PAGE.format(
         **_ends(limit, skips),
-        total="(SELECT count(*) FROM project) AS total",
+        total="(SELECT count(*) FROM project)",
         item=_item(COLUMNS),
         table="project",
         where=f"true{BELOW if below else ''}",
@@ -143,9 +144,10 @@ def _place(limit: int, after: str | None, offset: int | None, scope: str) -> dic
     return place
 
 
-def _page(row: Any, scope: str, limit: int) -> bytes:
-    items, following = row.items or "", None
-    if row.length > limit:
-        items, following = items[: items.rindex(BETWEEN)], encode_cursor(Place(row.created_at, row.id), scope)
+def _page(found: str, scope: str, limit: int) -> bytes:
+    total, length, at, number, items = found.split(BETWEEN, 4)
+    following = None
+    if int(length) > limit:
+        items, following = items[: items.rindex(BETWEEN)], encode_cursor(Place(datetime.fromisoformat(at), int(number)), scope)
     items = items.replace(BETWEEN, ",")
-    return f'{{"items":[{items}],"total":{row.total},"next":{orjson.dumps(following).decode()}}}'.encode()
+    return f'{{"items":[{items}],"total":{total},"next":{orjson.dumps(following).decode()}}}'.encode()
