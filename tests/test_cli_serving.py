@@ -93,6 +93,7 @@ def test_a_new_service_makes_its_home(tmp_path: Path) -> None:
         make_home(load(home=str(tmp_path / "file" / "home")))
 
 
+@pytest.mark.slow
 def test_others_need_the_token_that_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And the worker ends even when the service is killed."""
     home = tmp_path / "home"
