@@ -17,6 +17,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 
 from segkit.server.app import create_app
 from segkit.server.auth import Admission
+from segkit.server.timing import NO_ROUTE
 from segkit.settings import load
 
 TOKEN = "a-token-for-tests-only-0123456789"
@@ -187,12 +188,16 @@ def test_the_gate_stands_before_all_that_answers(app: FastAPI) -> None:
     assert set(names[: names.index(Admission.__name__)]) <= {"Tracing", "Prefix"}, "what is before it answers nothing itself"
 
 
-def test_a_fault_that_nobody_foresaw_is_answered_like_everything_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["route", "gate"])
+def test_a_fault_that_nobody_foresaw_is_answered_like_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     app = create_app(load(home=str(tmp_path)))
 
     @app.get("/broken")
     def broken() -> None:
         raise ZeroDivisionError
+
+    if where == "gate":
+        monkeypatch.setattr(Admission, "_is_plain", lambda *given: broken())
 
     sent: list[Any] = []
     with pytest.raises(ZeroDivisionError):  # the server that runs the app logs it
@@ -203,7 +208,7 @@ def test_a_fault_that_nobody_foresaw_is_answered_like_everything_else(tmp_path: 
     assert b"Unforeseen fault" in body["body"]
     assert b"frame-ancestors" in headers[b"content-security-policy"]
     assert headers[b"x-request-id"]
-    assert {(timing.route, timing.errors) for timing in app.state.requests.timings()} == {("/broken", 1)}
+    assert {(timing.route, timing.errors) for timing in app.state.requests.timings()} == {("/broken" if where == "route" else NO_ROUTE, 1)}
 
 
 def test_an_address_has_no_module_imported(tmp_path: Path) -> None:

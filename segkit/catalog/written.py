@@ -121,7 +121,7 @@ def _ends(limit: int, skips: bool) -> dict[str, Any]:
 
 
 def _item(columns: Iterable[Column[Any]]) -> str:
-    """Write what makes the JSON of a row, field by field: `row_to_json` looks up every type for every row, and takes twice as long."""
+    """Write what makes the JSON of a row, field by field: `row_to_json` looks up every type for every row, and takes 1.4 times as long."""
     fields = [f'"{column.name}":\' || {_value(column)}' for column in columns]
     return "'{" + " || ',".join(fields) + " || '}'"
 

@@ -209,5 +209,10 @@ def _client_gone(request: Request, error: Exception) -> Response:
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:
+    return unforeseen(request.scope, error)
+
+
+def unforeseen(scope: Scope, error: Exception) -> Response:
+    """Answer what should not happen."""
     detail = f"This should not happen: {type(error).__name__}. Please report it, with what the service's log says."
-    return problem(request.scope, 500, "Unforeseen fault", detail)
+    return problem(scope, 500, "Unforeseen fault", detail)

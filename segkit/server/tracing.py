@@ -13,6 +13,8 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segkit import logs
+from segkit.server.auth import with_safe_headers
+from segkit.server.problems import unforeseen
 from segkit.server.timing import NO_ROUTE, NOTE
 from segkit.telemetry import Requests
 
@@ -27,6 +29,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 class Tracing:
     """ASGI middleware, outermost: names each request by `X-Request-ID`, its own or the one that a proxy sent along, and times it.
+    What fails in a passage in a way that nobody foresaw it answers as FastAPI does for routes.
 
     One for both, because every request pays for each middleware, and what is kept is given out in less time than a few of them take.
 
@@ -61,6 +64,10 @@ class Tracing:
         with logs.about(request=request):
             try:
                 await self._app(scope, receive, sending)
+            except Exception as error:  # of a passage itself: whatever a route raises was answered farther in
+                if kind == "http" and not status:
+                    await unforeseen(scope, error)(scope, receive, with_safe_headers(sending))
+                raise
             finally:
                 seconds = perf_counter() - started
                 if self._requests is not None and kind == "http":

@@ -24,7 +24,7 @@ class Link:
 
 
 def links_of(net: NucleiNet) -> list[Link]:
-    """Return every convolution of a network, in the order in which they are run on the way down, and up from the lowest level."""
+    """Return every convolution of a network, level by level: those on the way down first, then those on the way up."""
     found = [_link(net.stem, "shown", "level 0")]
     for level, (down, block) in enumerate(zip(net.down, net.descent, strict=True), start=1):
         found += [_link(down, f"level {level - 1}", f"level {level}"), *_of_block(block, f"level {level}", f"descent {level}")]
