@@ -195,9 +195,13 @@ class Cache:
     def _fill(self, fill: Callable[[], bytes]) -> bytes:
         started = time.perf_counter()
         answer = fill()
-        self.count("misses")
-        self.count("fill_seconds", time.perf_counter() - started)
+        self.note_fill(time.perf_counter() - started)
         return answer
+
+    def note_fill(self, seconds: float) -> None:
+        """Count an answer that was made, and how long that took."""
+        self.count("misses")
+        self.count("fill_seconds", seconds)
 
     def count(self, what: str, number: float = 1) -> None:
         """Count what happened, by the name of its statistic."""

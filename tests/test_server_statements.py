@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from fastapi import FastAPI
 from plates import QUICK, write_plate
@@ -17,6 +18,7 @@ from sqlalchemy import event
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import segkit
+from segkit.database.engines import SESSION
 from segkit.kit import Kit
 from segkit.server.app import create_app
 from segkit.settings import Settings, load
@@ -109,6 +111,17 @@ def note(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, 
         asked.append(statement)
 
 
+def noting(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what is asked on the event loop, where no event of the engine tells of it; setting a connection up is not counted."""
+
+    async def noted(connection: Any, statement: str, *rest: Any) -> Any:
+        if statement != SESSION:
+            note(None, None, statement, None, None, False)
+        return await execute(connection, statement, *rest)
+
+    return noted
+
+
 class Growing:
     """A service over a database that grows."""
 
@@ -158,13 +171,14 @@ class Growing:
 
 
 @pytest.fixture
-def growing(database_settings: Settings, tmp_path: Path) -> Iterator[Growing]:
+def growing(database_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing]:
     never = {f"cache_ttl_{kind}": 0 for kind in ("projects", "images", "results", "queue")}
     app = create_app(load(home=database_settings.home, database_url=database_settings.database_url, slow_query_ms=0, **never))
     requests: list[list[str]] = []
     app.put_before(Asking, requests=requests)
     with running(app) as address, httpx.Client(base_url=address, timeout=30) as client:
         event.listen(app.state.kit.database.engine, "before_cursor_execute", note)
+        monkeypatch.setattr(psycopg.AsyncConnection, "execute", noting(psycopg.AsyncConnection.execute))
         yield Growing(app, client, requests, database_settings, tmp_path / "plates")
 
 

@@ -10,7 +10,7 @@ from segkit.catalog.images import image, images
 from segkit.catalog.projects import create_project, delete_project, ensure_project, project, project_numbered, projects, recount
 from segkit.catalog.records import Added, Image, Project, Unreadable
 from segkit.catalog.registering import register
-from segkit.catalog.written import images_json, projects_json
+from segkit.catalog.written import Written, images_json, images_written, projects_json, projects_written
 
 __all__ = [
     "Added",
@@ -18,6 +18,7 @@ __all__ = [
     "Image",
     "Project",
     "Unreadable",
+    "Written",
     "add",
     "create_project",
     "delete_project",
@@ -25,10 +26,12 @@ __all__ = [
     "image",
     "images",
     "images_json",
+    "images_written",
     "project",
     "project_numbered",
     "projects",
     "projects_json",
+    "projects_written",
     "recount",
     "register",
 ]

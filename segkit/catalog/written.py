@@ -7,7 +7,8 @@ spare, and its JSON would lose digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -43,6 +44,58 @@ MOST_TEXTS = 256
 BELOW = " AND (created_at, id) < (%(at)s, %(below)s)"
 
 
+@dataclass(frozen=True)
+class Written:
+    """A page that PostgreSQL writes: what to ask it, and what makes JSON of its answer, which is one text or no row."""
+
+    statement: str
+    parameters: dict[str, Any]
+    limit: int
+    read: Callable[[str | None], bytes]
+
+    def ask(self, connection: Connection) -> bytes:
+        """Ask for the page."""
+        return self.read(connection.exec_driver_sql(self.statement, self.parameters).scalar_one_or_none())
+
+
+def projects_written(limit: int = 100, *, after: str | None = None, offset: int | None = None) -> Written:
+    """Say how PostgreSQL writes a page of projects.
+
+    Raises
+    ------
+    PageError, CursorError
+        The page cannot be given.
+    """
+    place = _place(limit, after, offset, SCOPE)
+
+    def read(found: str | None) -> bytes:
+        assert found is not None
+        return _page(found, SCOPE, limit)
+
+    return Written(projects_statement(limit, after is not None, bool(offset)), place, limit, read)
+
+
+def images_written(
+    project_id: int, limit: int = 100, *, after: str | None = None, offset: int | None = None, unreadable: bool = False
+) -> Written:
+    """Say how PostgreSQL writes a page of a project's images. To read it raises UnknownProjectError when there is no such project.
+
+    Raises
+    ------
+    PageError, CursorError
+        The page cannot be given.
+    """
+    name = scope(project_id, unreadable)
+    place = _place(limit, after, offset, name) | {"project": project_id}
+
+    def read(found: str | None) -> bytes:
+        if found is None:
+            raise UnknownProjectError(f"number {project_id}", [])
+        return _page(found, name, limit)
+
+    return Written(images_statement(limit, unreadable, after is not None, bool(offset)), place, limit, read)
+
+
 def projects_json(connection: Connection, limit: int = 100, *, after: str | None = None, offset: int | None = None) -> bytes:
     """Write a page of projects as JSON; otherwise as `catalog.projects`.
 
@@ -53,8 +106,7 @@ def projects_json(connection: Connection, limit: int = 100, *, after: str | None
     """
     if connection.dialect.name != "postgresql":
         return orjson.dumps(projects(connection, limit, after=after, offset=offset), option=FORM)
-    place = _place(limit, after, offset, SCOPE)
-    return _page(connection.exec_driver_sql(projects_statement(limit, after is not None, bool(offset)), place).scalar_one(), SCOPE, limit)
+    return projects_written(limit, after=after, offset=offset).ask(connection)
 
 
 def images_json(
@@ -80,12 +132,7 @@ def images_json(
     """
     if connection.dialect.name != "postgresql":
         return orjson.dumps(images(connection, project_id, limit, after=after, offset=offset, unreadable=unreadable), option=FORM)
-    name = scope(project_id, unreadable)
-    place = _place(limit, after, offset, name) | {"project": project_id}
-    found = connection.exec_driver_sql(images_statement(limit, unreadable, after is not None, bool(offset)), place).scalar_one_or_none()
-    if found is None:
-        raise UnknownProjectError(f"number {project_id}", [])
-    return _page(found, name, limit)
+    return images_written(project_id, limit, after=after, offset=offset, unreadable=unreadable).ask(connection)
 
 
 @lru_cache(maxsize=MOST_TEXTS)

@@ -24,6 +24,8 @@ IDLE_SECONDS = 1.0
 #: A connection that was silent for 10 s is asked for a sign of life every 5 s, and given up after 30 s without one. The system itself
 #: begins to ask after two hours, and until then a statement would wait for the answer of a server that was cut off.
 KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+#: What the driver is told unless the URL tells it otherwise.
+DEFAULTS = {"connect_timeout": CONNECT_SECONDS, "application_name": "segkit", **KEEP_ALIVE}
 #: PostgreSQL: wait this long for a lock; give up the locks of a connection that stops in mid-transaction; give times in UTC.
 SESSION = f"""
 SET lock_timeout = '{BUSY_SECONDS:.0f}s';
@@ -112,14 +114,13 @@ def _prepare_revision(driver: sqlite3.Connection, path: Path) -> None:
 
 def postgresql_engine(url: URL, settings: Settings) -> Engine:
     """Make an engine for PostgreSQL through psycopg 3."""
-    defaults = {"connect_timeout": CONNECT_SECONDS, "application_name": "segkit", **KEEP_ALIVE}
     try:
         engine = create_engine(
             url,
             pool_size=settings.db_pool_max,
             max_overflow=0,
             pool_timeout=BUSY_SECONDS,
-            connect_args={name: value for name, value in defaults.items() if name not in url.query},
+            connect_args={name: value for name, value in DEFAULTS.items() if name not in url.query},
         )
     except exc.ArgumentError as error:
         raise DatabaseError(f"SEGKIT_DATABASE_URL cannot be used: {error}") from None

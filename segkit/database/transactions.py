@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, exc, text
 
@@ -57,6 +57,10 @@ class Database:
             There is no room left; nothing of the transaction was kept.
         """
         return self._transaction("write")
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """Return by what PostgreSQL's driver connects, for who asks it without SQLAlchemy; `engines.SESSION` is to be executed first."""
+        return {**engines.DEFAULTS, **self.engine.dialect.create_connect_args(self.engine.url)[1]}
 
     def close(self) -> None:
         """Close all connections. The database may be used again afterwards."""

@@ -19,6 +19,7 @@ import itertools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from time import perf_counter
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode
 
@@ -28,9 +29,11 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from segkit.cache import Kind
+from segkit.catalog import Written
 from segkit.errors import SegkitError
 from segkit.kit import Kit
 from segkit.revisions import Scope, Stamp, revision
+from segkit.server.asking import Asking
 from segkit.server.auth import SAFE_HEADERS
 from segkit.server.compression import LEAST_BYTES, Encoding, choose, is_compressible, pack
 from segkit.server.following import Following
@@ -83,6 +86,7 @@ class Question:
     kind: Kind
     scope: Scope
     fill: Callable[[], bytes]
+    written: Written | None  #: how PostgreSQL writes it without `fill`
     media_type: str
     is_compressible: bool
     route: Any  #: that answers it, for timings
@@ -106,6 +110,7 @@ class Answers:
         self._loading: dict[Hashable, asyncio.Task[Copy]] = {}
         self._numbers = itertools.count()
         self._threads = CapacityLimiter(min(FILLING_THREADS, kit.settings.db_pool_max))
+        self._asking = Asking(kit.database, min(FILLING_THREADS, kit.settings.db_pool_max))
 
     async def open(self) -> None:
         """Start to follow the database."""
@@ -114,18 +119,25 @@ class Answers:
     async def close(self) -> None:
         """Stop, when what is being made has been: a thread cannot be cancelled."""
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await self._asking.close()
         await self.following.close()
 
     async def answer(
-        self, request: Request, kind: Kind | None, project_id: int | None, fill: Callable[[], bytes], media_type: str
+        self,
+        request: Request,
+        kind: Kind | None,
+        project_id: int | None,
+        fill: Callable[[], bytes],
+        media_type: str,
+        written: Written | None,
     ) -> Response:
         """See the function `answer`."""
         accepts, wanted = _conditions(request.scope)
         if kind is None:
-            variant, tag = await self._make_once(fill, media_type)
+            variant, tag = await self._make_once(fill, written, media_type)
             return _response(variant, tag, wanted)
         scope: Scope = ("projects" if project_id is None else project_id) if kind in BY_PROJECT else "everything"
-        question = Question(kind, scope, fill, media_type, is_compressible(media_type), request.scope.get("route"))
+        question = Question(kind, scope, fill, written, media_type, is_compressible(media_type), request.scope.get("route"))
         variant, tag = await self._answer(name_of(request.scope), question, accepts)
         self._remember(name_of(request.scope), question)
         return _response(variant, tag, wanted)
@@ -138,7 +150,7 @@ class Answers:
     async def _answer(self, name: Hashable, question: Question, accepts: str) -> tuple[Variant, str]:
         """Return one encoding of an answer, and its tag; of what may not be kept, the plain one."""
         if not self.cache.seconds(question.kind):
-            return await self._make_once(question.fill, question.media_type)
+            return await self._make_once(question.fill, question.written, question.media_type)
         encoding = choose(accepts) if accepts and question.is_compressible else None
         stamp = await self.following.stamp(question.scope)
         if stamp is None:
@@ -148,12 +160,13 @@ class Answers:
             self.cache.count("hits")
         else:
             new = Copy(stamp, question.scope, "", question.media_type, next(self._numbers))
-            copy = await self._load_once(name, question.kind, encoding, copy or new, question.fill)
+            copy = await self._load_once(name, question, encoding, copy or new)
         return copy.variants[encoding], copy.tag
 
-    async def _make_once(self, fill: Callable[[], bytes], media_type: str) -> tuple[Variant, str]:
+    async def _make_once(self, fill: Callable[[], bytes], written: Written | None, media_type: str) -> tuple[Variant, str]:
         """Make an answer that is not kept."""
-        body, tag = await to_thread.run_sync(_tagged, fill, limiter=self._threads)
+        page = await self._asking.page(written) if written is not None else None
+        body, tag = (page, _tag(page)) if page is not None else await to_thread.run_sync(_tagged, fill, limiter=self._threads)
         return variant_of(body, media_type, tag, None), tag
 
     async def repeat(self, connection: Connection, send: Send) -> bool:
@@ -191,12 +204,12 @@ class Answers:
             known = revision(connection, scope)
         return object() if known is None else known  # nothing is equal to it, so nothing is kept for long
 
-    async def _load_once(self, name: Hashable, kind: Kind, encoding: Encoding | None, copy: Copy, fill: Callable[[], bytes]) -> Copy:
+    async def _load_once(self, name: Hashable, question: Question, encoding: Encoding | None, copy: Copy) -> Copy:
         """Make an answer, one for all who ask for the same under the same stamp. It goes on when who asked first has gone."""
         key = (name, copy.stamp, encoding)
         task = self._loading.get(key)
         if task is None:
-            task = self._loading[key] = asyncio.create_task(self._load(name, kind, encoding, copy, fill))
+            task = self._loading[key] = asyncio.create_task(self._load(name, question, encoding, copy))
             task.add_done_callback(lambda done: self._loaded(key, done))
         else:
             self.cache.count("joined")
@@ -207,8 +220,11 @@ class Answers:
         if not task.cancelled():
             task.exception()  # whoever waits has it; nobody may be left
 
-    async def _load(self, name: Hashable, kind: Kind, encoding: Encoding | None, copy: Copy, fill: Callable[[], bytes]) -> Copy:
-        made = await to_thread.run_sync(self._make, name, kind, encoding, copy, fill, limiter=self._threads)
+    async def _load(self, name: Hashable, question: Question, encoding: Encoding | None, copy: Copy) -> Copy:
+        kind = question.kind
+        made = await self._make_on_loop(question, encoding, copy)
+        if made is None:
+            made = await to_thread.run_sync(self._make, name, kind, encoding, copy, question.fill, limiter=self._threads)
         kept = self.cache.memory.get(name)
         if isinstance(kept, Copy) and kept.stamp == copy.stamp and kept.tag == made[0]:
             copy = kept
@@ -219,6 +235,21 @@ class Answers:
         if not (isinstance(kept, Copy) and kept.begun > copy.begun):
             self.cache.memory.keep(name, copy, self.cache.seconds(kind), copy.size)
         return copy
+
+    async def _make_on_loop(self, question: Question, encoding: Encoding | None, copy: Copy) -> Made | None:
+        """Make one encoding of what PostgreSQL writes; None when it cannot, or other processes may have it. Packing leaves the loop."""
+        if question.written is None or None in copy.variants or self.cache.is_shared:
+            return None
+        started = perf_counter()
+        page = await self._asking.page(question.written)
+        if page is None:
+            return None
+        plain = (page, False)
+        packed = plain
+        if encoding is not None and len(page) >= LEAST_BYTES:
+            packed = await to_thread.run_sync(packed_if_worth_it, encoding, page, limiter=self._threads)
+        self.cache.note_fill(perf_counter() - started)
+        return _tag(page), {None: plain, encoding: packed}
 
     def _make(self, name: Hashable, kind: Kind, encoding: Encoding | None, copy: Copy, fill: Callable[[], bytes]) -> Made:
         """Make one encoding, in a thread: of the plain answer when there is one, or from Redis, or from the database."""
@@ -270,7 +301,13 @@ class Repeats:
 
 
 async def answer(
-    request: Request, kind: Kind | None, project_id: int | None, fill: Callable[[], bytes], media_type: str = "application/json"
+    request: Request,
+    kind: Kind | None,
+    project_id: int | None,
+    fill: Callable[[], bytes],
+    media_type: str = "application/json",
+    *,
+    written: Written | None = None,
 ) -> Response:
     """Answer a GET with bytes that `fill` makes, from what is kept when that is still right.
 
@@ -287,9 +324,11 @@ async def answer(
         Synchronous, returns the serialised body, runs in a thread when the answer is not there. What it raises is raised here.
     media_type
         Of the body.
+    written
+        How PostgreSQL writes the same, for a page that it can be asked for on the event loop; then nothing waits for a thread.
     """
     answers = cast(Answers, request.app.state.answers)
-    return await answers.answer(request, kind, project_id, fill, media_type)
+    return await answers.answer(request, kind, project_id, fill, media_type, written)
 
 
 def _unchanged(tag: str) -> Headers:
@@ -354,4 +393,9 @@ def _response(variant: Variant, tag: str, wanted: str | None) -> Response:
 def _tagged(fill: Callable[[], bytes]) -> tuple[bytes, str]:
     """Make an answer and its tag, in a thread."""
     body = fill()
-    return body, f'"{hashlib.blake2b(body, digest_size=TAG_BYTES).hexdigest()}"'
+    return body, _tag(body)
+
+
+def _tag(body: bytes) -> str:
+    """Name contents, in quotes."""
+    return f'"{hashlib.blake2b(body, digest_size=TAG_BYTES).hexdigest()}"'

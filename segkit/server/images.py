@@ -54,7 +54,8 @@ async def list_images(
     def look(connection: Connection) -> bytes:
         return catalog.images_json(connection, project_id, limit, after=after, offset=offset, unreadable=unreadable)
 
-    return await answer(request, "images", project_id, writing(request.app.state.kit, look))
+    written = catalog.images_written(project_id, limit, after=after, offset=offset, unreadable=unreadable)
+    return await answer(request, "images", project_id, writing(request.app.state.kit, look), written=written)
 
 
 @router.get("/api/images/{image_id}", response_model=catalog.Image, responses=told(404))

@@ -33,7 +33,8 @@ class NewProject(BaseModel):
 @router.get("/api/projects", response_model=Page[catalog.Project], responses=told(400))
 async def list_projects(request: Request, kit: Opened, page: Paged) -> Response:
     """List projects, newest first."""
-    return await answer(request, "projects", None, writing(kit, lambda connection: catalog.projects_json(connection, **page.place)))
+    look = writing(kit, lambda connection: catalog.projects_json(connection, **page.place))
+    return await answer(request, "projects", None, look, written=catalog.projects_written(**page.place))
 
 
 @router.get("/api/activity", response_model=Page[jobs.Activity], responses=told(400))
