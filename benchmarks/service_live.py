@@ -2,12 +2,11 @@
 
     python -m benchmarks.service_live [--quick]
 
-One process publishes as workers do, through PostgreSQL's NOTIFY (or SQLite and Redis, when PostgreSQL cannot be started: the figures
-say which), on whichever core is free; one serves, bound to the first core; the readers are bound to the second. Every reader hears of 300 jobs
-of one run.
-Done-events are timed from their publication to each reader, by the machine's monotonic clock. The readers take frames off their sockets
-and no more: a WebSocket library in Python would be slower than the service. How fast the machine can be is measured beside it: the same
-readers hear the same few bytes from a process that does nothing but write them to 500 sockets ("floor").
+One process publishes as workers do, through PostgreSQL's NOTIFY (or SQLite and Redis, when PostgreSQL cannot be started: the figures say
+which), on whichever core is free; one serves, bound to the first core; the readers are bound to the second. Every reader hears of 300
+jobs of one run. Done-events are timed from their publication to each reader, by the machine's monotonic clock. The readers take frames
+off their sockets and no more: a WebSocket library in Python would be slower than the service. How fast the machine can be is measured
+beside it: the same readers hear the same few bytes from a process that does nothing but write them to 500 sockets ("floor").
 """
 
 from __future__ import annotations
