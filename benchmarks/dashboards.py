@@ -26,6 +26,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page
 
 import segkit
+from benchmarks.drawing import wait_until_drawn
 from benchmarks.report import arguments, finish, show
 from segkit import jobs
 from segkit.kit import Kit
@@ -108,7 +109,7 @@ def opened(browser: Browser, url: str, ready: str) -> tuple[float, Page]:
     page = browser.contexts[0].new_page() if browser.contexts else browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     started = time.perf_counter()
     page.goto(url, wait_until="commit")
-    page.wait_for_selector(ready, timeout=120_000)
+    wait_until_drawn(page, ready)
     return time.perf_counter() - started, page
 
 

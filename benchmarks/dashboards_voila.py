@@ -33,6 +33,7 @@ from playwright.sync_api import BrowserContext, sync_playwright
 
 import segkit
 from benchmarks.dashboards import JOBS, OURS, told
+from benchmarks.drawing import wait_until_drawn
 from benchmarks.report import arguments, finish, show
 from segkit.cli.dashboards import command_of
 from tests.browser import ARGUMENTS, free_port, wait_for
@@ -135,7 +136,7 @@ def opened(browser: BrowserContext, server: Server, name: str, ready: str) -> fl
     page = browser.new_page()
     started = time.perf_counter()
     page.goto(f"{server.url}/voila/render/{name}.ipynb", wait_until="commit")
-    page.wait_for_selector(ready, timeout=120_000)
+    wait_until_drawn(page, ready)
     seconds = time.perf_counter() - started
     page.goto("about:blank")
     page.close()

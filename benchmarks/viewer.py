@@ -28,6 +28,7 @@ from sqlalchemy import insert
 
 import segkit
 from benchmarks import report
+from benchmarks.drawing import wait_until_drawn
 from segkit import jobs, results
 from segkit.database import now_sql
 from segkit.measure import measure_region, merge_tables
@@ -169,7 +170,7 @@ def look(browser: Browser, server: Server, name: str, home: str, widget: str) ->
     page = opened(watched, server, name, home, widget)
     before, started = watched.received, time.perf_counter()
     page.get_by_role("button", name="Open").click()
-    page.wait_for_selector(".sk[data-drawn]")
+    wait_until_drawn(page, ".sk[data-drawn]")
     looked = Looked(time.perf_counter() - started, (watched.received - before) / 2**20)
     page.context.close()
     return looked
@@ -189,7 +190,7 @@ def list_jobs(browser: Browser, server: Server, home: str, widget: str) -> dict[
     session = page.context.new_cdp_session(page)
     before, started = heap(session), time.perf_counter()
     page.get_by_role("button", name="Open").click()
-    page.wait_for_selector("[data-job]")
+    wait_until_drawn(page, "[data-job]")
     drawn = time.perf_counter() - started
     jump = to_the_end(page)
     page.wait_for_timeout(500)
@@ -204,7 +205,7 @@ def to_the_end(page: Page) -> float:
     last = page.evaluate("Number(document.querySelector('.sk').dataset.total)")
     started = time.perf_counter()
     page.evaluate("document.querySelector('.sk-scroll').scrollTop = 1e9")
-    page.wait_for_selector(f"[title='plate7_{int(last) - 1:06}.tif']")
+    wait_until_drawn(page, f"[title='plate7_{int(last) - 1:06}.tif']")
     return time.perf_counter() - started
 
 

@@ -45,3 +45,28 @@ def test_the_kernel_of_a_page_that_was_left_ends(server: Server, browser: Browse
     page.goto("about:blank")
     wait_until(lambda: context.request.get(address).status == 404, seconds=15)
     context.close()
+
+
+def test_a_page_asks_for_its_scripts_at_once_when_it_comes_back(server: Server, browser: Browser) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    preloaded = "[...document.querySelectorAll('link[rel=preload][as=script]')].map(each => new URL(each.href).pathname)"
+    for stored in (None, "no JSON", '{"a": 1}', '[1, "//elsewhere.org/a.js", "javascript:1"]'):
+        kernel_of(page, server)
+        assert page.evaluate(preloaded) == []
+        page.goto(f"{server.url}/voila/static/voila.js")  # the page is left, and keeps what it needed
+        if stored is not None:
+            page.evaluate("stored => localStorage.setItem('segkit-scripts', stored)", stored)
+        else:
+            assert len(json.loads(page.evaluate("localStorage.getItem('segkit-scripts')"))) > 20
+            page.evaluate("localStorage.clear()")
+    kernel_of(page, server)
+    page.goto(f"{server.url}/voila/static/voila.js")
+    failed: list[str] = []
+    page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    kernel_of(page, server)
+    asked = page.evaluate(preloaded)
+    assert len(asked) > 20
+    assert any("labextensions" in path for path in asked)
+    assert failed == []
+    context.close()
