@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL (postgresql://user:password@host/name) or SQLite URL; empty: SQLite in the home folder."
     )
-    db_pool_max: int = Field(10, ge=1, le=1000, description="Most database connections one process keeps open.")
+    db_pool_max: int = Field(
+        10, ge=1, le=1000, description="Most database connections one process keeps open; a service keeps up to 7 more."
+    )
     redis_url: SecretStr | None = Field(
         None, description="Redis or Valkey that several processes share as a cache; empty: a cache inside the process."
     )

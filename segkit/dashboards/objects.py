@@ -55,7 +55,7 @@ class ObjectsPane:
         self._sample = Sample()
         self._turns = Turns()
         self._words = pn.pane.HTML("<p>reading …</p>", sizing_mode="stretch_width", stylesheets=TEXT)
-        self._x, self._y = (pn.widgets.Select(name=name, options=[], width=220, stylesheets=SELECT) for name in ("Across", "Up"))
+        self._x, self._y = (pn.widgets.Select(label=label, options=[], width=220, stylesheets=SELECT) for label in ("Across", "Up"))
         self._points = ColumnDataSource({"x": [], "y": [], "image": []})
         self._bars = {axis: ColumnDataSource({name: [] for name in ("low", "high", "all", "chosen")}) for axis in "xy"}
         self._scatter, self._across, self._up = self._figures()

@@ -19,6 +19,8 @@ OLDEST_POSTGRESQL = 14
 TRIAL_CALL = 21
 #: Clocks that differ by more are told.
 SKEW_SECONDS = 2.0
+#: Connections that a service keeps beside its pool: to hear of changes and ends, to tell of them, and to ask for pages.
+ALSO = 7
 
 
 def database(settings: Settings) -> Check:
@@ -34,7 +36,7 @@ def database(settings: Settings) -> Check:
                 detail += f", version {number // 10_000}.{number % 100}, {most} connections"
                 if number < OLDEST_POSTGRESQL * 10_000:
                     advice = f"Upgrade PostgreSQL to {OLDEST_POSTGRESQL} or later: it gets no more fixes."
-                elif most < settings.db_pool_max + 3:
+                elif most < settings.db_pool_max + ALSO:
                     advice = "Raise max_connections of PostgreSQL, or lower SEGKIT_DB_POOL_MAX."
             return Check("database", "note" if advice else "ok", detail, advice)
     except SegkitError as error:

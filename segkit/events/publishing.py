@@ -138,7 +138,9 @@ class Publisher:
         self._settings, self._database = settings, database
         self._is_heard = settings.redis_url is not None or database.dialect == "postgresql"
         self._listeners: list[Callable[[list[Change]], None]] = []
-        self._pending: dict[tuple[int, int | None], Change] = {}
+        self._pending: dict[tuple[int, int | None], Change] = {}  #: wait for the end of the window
+        self._ended: dict[tuple[int, int | None], Change] = {}  #: of jobs; they wait for nothing
+        self._last = 0.0  #: when a window was sent
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -157,8 +159,9 @@ class Publisher:
         with self._changed:
             for change in changes:
                 self._pending.pop(change.key, None)
-                if len(self._pending) < MOST_PENDING:
-                    self._pending[change.key] = change
+                self._ended.pop(change.key, None)
+                if len(self._pending) + len(self._ended) < MOST_PENDING:
+                    (self._ended if change.is_urgent else self._pending)[change.key] = change
                 else:
                     self.dropped += 1
             if self._thread is None and not self._closed:
@@ -186,37 +189,42 @@ class Publisher:
 
     def _run(self) -> None:
         transport, known = transport_of(self._settings, self._database), faults()
-        last, paused_until = 0.0, 0.0
-        while changes := self._next(last):
-            last = time.monotonic()
+        paused_until = 0.0
+        while changes := self._next():
             self._tell_listeners(changes)
-            if transport is None or last < paused_until:
+            now = time.monotonic()
+            if transport is None or now < paused_until:
                 continue
             try:
                 for message in encode(changes, transport.most_bytes):
                     transport.send(message)
             except known as error:
                 self.failures += 1
-                paused_until = last + PAUSE_SECONDS
+                paused_until = now + PAUSE_SECONDS
                 log.debug("others could not be told: %s", error)
         if transport is not None:
             transport.close()
 
-    def _next(self, last: float) -> list[Change]:
-        """Wait for the next changes to send: the end of the window, or the end of a job. Nothing means the end."""
-        with self._changed:
-            while not self._pending and not self._closed:
-                self._changed.wait()
-            while not self._closed and not self._is_urgent() and (left := last + WINDOW_SECONDS - time.monotonic()) > 0:
-                self._changed.wait(left)
-        if not self._closed:
-            time.sleep(GATHER_SECONDS)
-        with self._changed:
-            changes, self._pending = list(self._pending.values()), {}
+    def _next(self) -> list[Change]:
+        """Wait for the next changes to send: all at the end of the window, before it what ended. Nothing means the end."""
+        changes: list[Change] = []
+        while not changes:
+            with self._changed:
+                while not (self._pending or self._ended or self._closed):
+                    self._changed.wait()
+                while not (self._ended or self._closed) and (left := self._last + WINDOW_SECONDS - time.monotonic()) > 0:
+                    self._changed.wait(left)
+            if not self._closed:
+                time.sleep(GATHER_SECONDS)
+            with self._changed:
+                changes, self._ended = list(self._ended.values()), {}
+                now = time.monotonic()
+                if self._closed or now >= self._last + WINDOW_SECONDS:
+                    changes += self._pending.values()
+                    self._pending, self._last = {}, now
+                if self._closed:
+                    break
         return changes
-
-    def _is_urgent(self) -> bool:
-        return any(change.is_urgent for change in self._pending.values())
 
     def _tell_listeners(self, changes: list[Change]) -> None:
         for listener in list(self._listeners):

@@ -45,9 +45,11 @@ class Asking:
 
     async def page(self, written: Written) -> bytes | None:
         """Return a page as JSON; None when it is to be asked for otherwise. What the page's `read` raises is raised."""
-        if not self._serves or written.limit > MOST_ROWS or time.monotonic() < self._not_before:
+        if not self._serves or written.limit > MOST_ROWS:
             return None
         async with self._places:
+            if time.monotonic() < self._not_before:
+                return None
             try:
                 found = await self._ask(written)
             except psycopg.Error as error:

@@ -118,6 +118,7 @@ class Hub:
         self._waiting: dict[Reader, None] = {}  #: in the order in which they came
         self._fresh: dict[int, Fresh] = {}
         self._made: dict[tuple[Subscription, int], str | None] = {}
+        self._frames: dict[tuple[Subscription, int], bytes | None] = {}
         self._states: dict[tuple[Subscription, int], asyncio.Task[str]] = {}
         self._ends: list[Change] = []  #: that are told at once
         self._tokens, self._refilled, self._flushed = MOST_URGENT, 0.0, 0.0
@@ -166,7 +167,7 @@ class Hub:
             self._urgent.set()
         elif self._ends or self._may_hurry():
             if not self._ends:
-                self._loop.call_later(GATHER_SECONDS, self._tell_ends)
+                self._loop.call_soon(self._tell_ends)  # what ended together was published together
             self._ends.append(change)
 
     def _tell_ends(self) -> None:
@@ -261,28 +262,39 @@ class Hub:
             self._horizon = self._entries.popitem(last=False)[1].number
 
     def _wake(self) -> None:
-        """Give those who wait what is new: at once where that can be, else by waking them."""
-        frames: dict[tuple[Subscription, str | None], bytes | None] = {}
+        """Give those who wait what is new: at once where that can be, without waking their tasks, which costs more than all the rest."""
         now = self._identity(self._number)
+        subscription: Subscription | None = None
+        since: str | None = None
+        frame: bytes | None = None
         for reader in self._waiting:
-            if reader.waiting is None or reader.waiting.done():
+            waiting = reader.waiting
+            if waiting is None or waiting.done():
                 continue
-            if reader.push is None or self.is_closed or not self._pushed(reader, reader.push, frames):
-                reader.waiting.set_result(None)
-            else:
+            if reader.push is None or self.is_closed:
+                waiting.set_result(None)
+                continue
+            # Most readers watch the same, and all have come as far: hashing what they watch takes longer than pushing.
+            if reader.since is not since or reader.subscription != subscription or subscription is None:
+                place = self._place(reader.since)
+                if place is None:
+                    waiting.set_result(None)
+                    continue
+                subscription, since = reader.subscription, reader.since
+                frame = self._frame(subscription, place)
+            if frame is None or reader.push(frame):
                 reader.since = now
+            else:
+                waiting.set_result(None)
+        self._frames.clear()
 
-    def _pushed(self, reader: Reader, push: Callable[[bytes], bool], frames: dict[tuple[Subscription, str | None], bytes | None]) -> bool:
-        """Give one reader what is new without waking his task, which costs more than all the rest; False when he must be woken."""
-        key = reader.subscription, reader.since
-        if key not in frames:
-            place = self._place(reader.since)
-            if place is None:
-                return False
-            text = self._message(reader.subscription, place)
-            frames[key] = None if text is None else text_frame(text.encode())
-        frame = frames[key]
-        return frame is None or push(frame)
+    def _frame(self, subscription: Subscription, place: int) -> bytes | None:
+        """Make the frame of what is newer than a flush, once for all who are as far; None when nothing is."""
+        key = subscription, place
+        if key not in self._frames:
+            text = self._message(subscription, place)
+            self._frames[key] = None if text is None else text_frame(text.encode())
+        return self._frames[key]
 
     # Reading
 
