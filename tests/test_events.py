@@ -14,6 +14,7 @@ from segkit.events import Change, Looker
 from segkit.kit import Kit
 from segkit.settings import Settings
 from tests.finished_runs import finish_run, queue_run
+from tests.test_widgets import wait_until
 
 
 @pytest.fixture
@@ -56,6 +57,30 @@ def test_publishing_without_a_server_that_answers_costs_nothing(make_settings: C
     with segkit.open(make_settings("sqlite").home, redis_url="redis://127.0.0.1:1/0") as kit:
         started = time.monotonic()
         for number in range(50_000):
-            kit.events.publish(Change(1, number, "done"))
+            kit.events.publish(Change(1, number, ("done", "running")[number % 2]))
         assert time.monotonic() - started < 2
-        assert len(kit.events._pending) <= 20_000
+        assert len(kit.events._pending) + len(kit.events._ended) <= 20_000
+
+
+def test_the_end_of_a_job_waits_for_no_window_and_takes_nothing_along(make_settings: Callable[..., Settings]) -> None:
+    with segkit.open(make_settings("sqlite").home) as kit:
+        heard: list[list[Change]] = []
+        kit.events.listen(heard.append)
+        kit.events.publish(Change(1, 0, "queued"))
+        wait_until(lambda: len(heard) == 1)  # a window has just been sent
+        ended, others = Change(1, 50, "done"), [Change(1, number, "running") for number in range(50)]
+        kit.events.publish(*others[:25], ended, *others[25:])
+        wait_until(lambda: len(heard) == 3)
+        assert heard[1:] == [[ended], others]
+
+
+def test_what_began_anew_just_after_it_ended_is_told_as_it_is(make_settings: Callable[..., Settings]) -> None:
+    with segkit.open(make_settings("sqlite").home) as kit:
+        heard: list[list[Change]] = []
+        kit.events.listen(heard.append)
+        for number in range(200):
+            kit.events.publish(Change(1, number % 7, "failed"))
+            kit.events.publish(Change(1, number % 7, "queued"))
+        kit.events.publish(Change(1, 99, "done"))
+        told = {**dict.fromkeys(range(7), "queued"), 99: "done"}
+        wait_until(lambda: {change.job_id: change.status for changes in list(heard) for change in changes} == told)
