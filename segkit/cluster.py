@@ -28,6 +28,7 @@ import dask
 from distributed import Client, Future, Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
+from distributed.core import Status
 from distributed.deploy.subprocess import SubprocessWorker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.scheduler import KilledWorker
@@ -51,6 +52,8 @@ LEASHED = (
 REPLACE_SECONDS = 1.0
 #: How long a count of processes and threads is taken to be right.
 COUNTED_SECONDS = 1.0
+#: How often a worker looks whether it waits for memory that will not come, and how many times in a row it must have found so.
+RELIEF_SECONDS, RELIEF_LOOKS = 1.0, 3
 #: Share of the machine's memory that the limits of the local workers add up to at most.
 MOST_MEMORY = 0.8
 #: Dask's own pages are not served; what little its servers still answer, they answer on this machine alone. Without an address
@@ -66,7 +69,7 @@ QUIET = {"distributed": "critical", "distributed.nanny": "critical", "distribute
 
 
 class Preparation(WorkerPlugin):
-    """Ready each worker process before its first image: allocator, library threads, compiled kernels."""
+    """Ready each worker process before its first image: allocator, library threads, compiled kernels; and start it anew when it is full."""
 
     name = "segkit-preparation"
 
@@ -78,6 +81,25 @@ class Preparation(WorkerPlugin):
         if not worker.address.startswith("inproc://"):
             logs.configure(*self._log)
         await asyncio.get_running_loop().run_in_executor(None, prepare)
+        if worker.nanny is not None:
+            self._relief = asyncio.create_task(relieve(worker))
+
+
+async def relieve(worker: Worker) -> None:
+    """Have the nanny start a worker anew that is paused for want of memory while it does nothing, or it would be so for ever.
+
+    Dask takes no task up above the pause threshold and ends a worker above the terminate threshold. One that stays between them at
+    rest, because a library keeps what it took, would hold what was sent to it and never come back to it.
+    """
+    looks = 0
+    while worker.status in (Status.init, Status.running, Status.paused):
+        await asyncio.sleep(RELIEF_SECONDS)
+        idle = worker.status == Status.paused and worker.state.executing_count == 0
+        looks = looks + 1 if idle else 0
+        if looks == RELIEF_LOOKS:
+            # Told to the scheduler as wanted, so that what waits here goes elsewhere, or waits for the new process, and counts as no death.
+            await worker.scheduler.unregister(address=worker.address, stimulus_id="segkit-memory", expected=True, close=False)
+            await worker.close(nanny=False, reason="segkit-memory")
 
 
 def prepare() -> None:
@@ -332,7 +354,8 @@ def _local(settings: Settings) -> Cluster:
 
 
 def _threads(settings: Settings) -> Cluster:
-    options = {"nthreads": settings.threads_per_worker, "memory_limit": settings.worker_memory, **CLOSED}
+    # No limit: the process is a notebook's perhaps, and Dask would pause for ever once that alone held so much.
+    options = {"nthreads": settings.threads_per_worker, "memory_limit": 0, **CLOSED}
     scheduler = {"cls": Scheduler, "options": {"protocol": "inproc://", **CLOSED}}
     cluster = SpecCluster(
         workers={0: {"cls": Worker, "options": options}}, scheduler=scheduler, name="segkit", silence_logs=logging.CRITICAL

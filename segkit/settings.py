@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         None, ge=1, le=4096, description="Dask worker processes of the local cluster; empty: one per core, as far as memory goes."
     )
     threads_per_worker: int = Field(4, ge=1, le=256, description="Threads in each Dask worker process.")
-    worker_memory: Bytes = Field(2 * 1024**3, description='Memory limit of each Dask worker process, such as "2 GiB".')
+    worker_memory: Bytes = Field(2 * 1024**3, description='Memory limit of each Dask worker process ("2 GiB"); none with threads.')
     cluster: str = Field(
         "local",
         pattern=r"^(local|threads|slurm|pbs|kubernetes|(tcp|tls|ucx|ws|wss|inproc)://\S+)$",

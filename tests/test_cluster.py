@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -68,6 +69,29 @@ def test_a_task_that_kills_its_worker_is_tried_once_and_the_worker_is_replaced(l
     assert local.client.submit(abs, -3, pure=False).result(timeout=30) == 3
 
 
+#: Holds on to so much that its process uses nine tenths of 1 GiB, as a library that leaks would. Workers cannot import this file.
+KEEP = """
+import builtins, psutil
+builtins.kept = bytearray(b"x") * int(0.9 * 1024**3 - psutil.Process().memory_info().rss)
+"""
+
+
+def test_a_worker_that_is_full_at_rest_starts_anew_instead_of_waiting_for_ever(local: Cluster) -> None:
+    before = local.client.submit(os.getpid, pure=False).result(timeout=30)
+    local.client.submit(exec, KEEP, {}, pure=False).result(timeout=30)
+    sent = [local.client.submit(time.sleep, 0.5, pure=False) for _ in range(6)]  # some are with the worker when it pauses
+    deadline = time.monotonic() + 20
+    while statuses(local) != ["paused"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert statuses(local) == ["paused"]
+    assert [future.result(timeout=60) for future in sent] == [None] * 6, "nothing that waited there counts as having died"
+    assert local.client.submit(os.getpid, pure=False).result(timeout=60) != before
+
+
+def statuses(cluster: Cluster) -> list[str]:
+    return [worker["status"] for worker in cluster.client.scheduler_info(n_workers=-1)["workers"].values()]
+
+
 def test_an_unguarded_script_may_start_a_cluster_and_its_workers_die_with_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -95,6 +119,15 @@ def test_threads_of_this_process_serve_too() -> None:
     with connect(load(cluster="threads", threads_per_worker=3)) as cluster:
         assert cluster.threads == 3
         assert cluster.client.submit(os.getpid, pure=False).result(timeout=10) == os.getpid()
+
+
+def test_threads_of_this_process_serve_however_much_the_notebook_holds() -> None:
+    own = np.ones(300 * 1024**2, np.uint8)
+    with connect(load(cluster="threads", threads_per_worker=1, worker_memory="256 MiB")) as cluster:
+        time.sleep(1)  # Dask looks ten times a second
+        assert statuses(cluster) == ["running"]
+        assert cluster.client.submit(abs, -3, pure=False).result(timeout=10) == 3
+    assert own.nbytes > 256 * 1024**2
 
 
 def test_any_scheduler_address_serves(local: Cluster) -> None:
