@@ -41,7 +41,7 @@ from segkit.settings import load
 READERS, UPDATES, JOBS = 500, 2000, 300
 ENDS_PER_SECOND = 5
 #: A done-event tells in its text when it was published.
-MARK = b'"done","detail":"at '
+MARK = b'"detail":"at '
 UPGRADE = "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 UPGRADE += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: c2Vna2l0IGJlbmNobWFyaw==\r\n\r\n"
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -125,9 +125,9 @@ class Taken:
         """Count a message of one reader, and time the done-events in it."""
         self.messages += 1
         self.bytes += end - start
-        if (place := buffer.find(MARK, start, end)) >= 0:
+        if buffer.rfind(MARK, start, end) >= 0:  # from the end: among 14 KB without any, find takes three times as long
             now = time.monotonic()
-            parts = bytes(buffer[place:end]).split(MARK)[1:]
+            parts = bytes(buffer[start:end]).split(MARK)[1:]
             self.delays += [(now - float(part[: part.index(b'"')])) * 1000 for part in parts]
 
 
@@ -212,7 +212,7 @@ async def write_bare(port: int) -> None:
     async with await asyncio.get_running_loop().create_server(Socket, "127.0.0.1", port):
         while True:
             await asyncio.sleep(1 / ENDS_PER_SECOND)
-            frame = text_frame(b'{"id":"x","events":[{"status":' + MARK + repr(time.monotonic()).encode() + b'"}]}')
+            frame = text_frame(b'{"id":"x","events":[{"status":"done","jobs":[{' + MARK + repr(time.monotonic()).encode() + b'"}]}]}')
             for each in list(sockets):
                 each.write(frame)  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -47,3 +48,12 @@ def serving(app: ASGIApp, *, lifespan: str = "off") -> Iterator[Service]:
         thread.join(8 if lifespan == "on" else 1)
         server.force_exit = True
         thread.join(5)
+
+
+def singly(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take apart what is told of several jobs together: one event for each, with the job's id as `job_id`."""
+    found = []
+    for event in events:
+        jobs = event.pop("jobs", None)
+        found += [event] if jobs is None else [event | each | {"job_id": each["id"]} for each in jobs]
+    return found

@@ -2,7 +2,7 @@
 
 Every message has an id. What is sent is JSON, either changes or, first and after a gap that is too long, the whole state:
 
-    {"id": "5f3a-17", "events": [{"type": "job", ...}, {"type": "run", ...}]}
+    {"id": "5f3a-17", "events": [{"type": "jobs", "run_id": 4, "status": "running", "jobs": [{"id": 17, ...}]}, {"type": "run", ...}]}
     {"id": "5f3a-17", "state": {"runs": [...], "jobs": [...]}}
 
 A message is made once for all readers of the same subscription who have come as far, and sent only when a reader has taken the one
@@ -25,6 +25,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from segkit.errors import SubscriptionError
+from segkit.schema import JobStatus
 from segkit.server.parameters import LARGEST_ID
 from segkit.server.problems import told
 from segkit.server.readers import EVERYTHING, Hub, Reader, Subscription
@@ -43,37 +44,51 @@ STREAM = "text/event-stream"
 NUMBERS = r"^[0-9]{1,16}(,[0-9]{1,16})*$"
 
 
-class Event(BaseModel):
-    """A job with a new status, or a run with new counts."""
+class Job(BaseModel):
+    """A job, in an event that says how it is with it."""
 
-    type: Literal["job", "run"]
+    id: int
+    image: str
+    detail: str | None = None
+
+
+class JobsEvent(BaseModel):
+    """Jobs of one run that have a new status."""
+
+    type: Literal["jobs"]
     run_id: int
     project_id: int | None
-    job_id: int | None = None
-    image: str | None = None
-    status: str | None = None
-    detail: str | None = None
-    queued: int | None = None
-    running: int | None = None
-    done: int | None = None
-    failed: int | None = None
-    cancelled: int | None = None
-    objects: int | None = None
-    priority: int | None = None
+    status: JobStatus
+    jobs: list[Job]
+
+
+class RunEvent(BaseModel):
+    """A run with new counts."""
+
+    type: Literal["run"]
+    run_id: int
+    project_id: int
+    queued: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    objects: int
+    priority: int
 
 
 class State(BaseModel):
     """Where everything subscribed to stands: counts of runs, and the jobs that run now."""
 
-    runs: list[Event]
-    jobs: list[Event]
+    runs: list[RunEvent]
+    jobs: list[JobsEvent]
 
 
 class Message(BaseModel):
     """Events since an id, or the whole state."""
 
     id: str
-    events: list[Event] | None = None
+    events: list[JobsEvent | RunEvent] | None = None
     state: State | None = None
 
 
@@ -159,7 +174,7 @@ class EventSocket:
             await send({"type": "websocket.close", "code": 1008})
             return
         await send({"type": "websocket.accept"})
-        reader.push = scope.get("extensions", {}).get(PUSH)
+        reader.push = scope.get("extensions", {}).get(PUSH, lambda: None)()
         sending = asyncio.ensure_future(self._send_messages(hub, reader, send))
         try:
             while (message := await receive())["type"] == "websocket.receive":

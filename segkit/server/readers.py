@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from segkit.errors import SegkitError
 from segkit.events import Change, RunState
 from segkit.kit import Kit
 from segkit.schema import JobStatus
+from segkit.server.messages import Written, joined, written_job, written_run
 from segkit.server.zerocopy import text_frame
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ WINDOW_SECONDS = 0.1
 GATHER_SECONDS = 0.001
 #: The end of a job is sent at once, but not more often than so many times a second, which with the windows is under 20 messages.
 URGENT_PER_SECOND, MOST_URGENT = 7.0, 3.0
+#: After so many readers it is looked whether a job has ended meanwhile.
+GIVEN_BETWEEN = 32
 #: The database is looked at so often even when nobody says that something changed.
 LOOK_SECONDS = 2.0
 #: Changes that a reader who was away can catch up with; beyond that he gets the whole state.
@@ -49,7 +52,7 @@ class Subscription(NamedTuple):
 EVERYTHING = Subscription()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Reader:
     """One reader, and how far he has come."""
 
@@ -65,11 +68,8 @@ class Entry:
     """The newest of one job or run."""
 
     number: int  #: of the flush that brought it
-    run_id: int
-    project_id: int | None
     job_id: int | None
-    status: str
-    body: bytes
+    written: Written
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Fresh:
     def add(self, entry: Entry) -> None:
         """Sort an entry in."""
         self.all.append(entry)
-        self.by_run[entry.run_id].append(entry)
-        self.by_project[entry.project_id].append(entry)
+        self.by_run[entry.written.run_id].append(entry)
+        self.by_project[entry.written.project_id].append(entry)
         if entry.job_id is not None:
             self.by_job[entry.job_id] = entry
 
@@ -113,13 +113,13 @@ class Hub:
         self._entries: OrderedDict[tuple[str, int], Entry] = OrderedDict()
         self._pending: dict[tuple[int, int | None], Change] = {}
         self._looker = events.Looker()
-        self._look = True
         self._some, self._urgent = asyncio.Event(), asyncio.Event()
-        self._waiting: dict[Reader, None] = {}  #: in the order in which they came
+        self._waiting: dict[Subscription, dict[Reader, None]] = {}  #: in the order in which they came
         self._fresh: dict[int, Fresh] = {}
         self._made: dict[tuple[Subscription, int], str | None] = {}
         self._frames: dict[tuple[Subscription, int], bytes | None] = {}
         self._states: dict[tuple[Subscription, int], asyncio.Task[str]] = {}
+        self._heard: deque[list[Change]] = deque()  #: from other threads
         self._ends: list[Change] = []  #: that are told at once
         self._tokens, self._refilled, self._flushed = MOST_URGENT, 0.0, 0.0
         self._closers: list[Callable[[], None]] = []
@@ -149,17 +149,18 @@ class Hub:
     def _deliver(self, changes: list[Change]) -> None:
         """Take changes from whatever thread hears of them."""
         if not self.is_closed:
+            self._heard.append(changes)
             with suppress(RuntimeError):  # the loop may have ended
-                self._loop.call_soon_threadsafe(self._take, changes)
+                self._loop.call_soon_threadsafe(self._take_heard)
 
-    def _take(self, changes: list[Change]) -> None:
-        self._look = True
-        for change in changes:
-            self._pending.pop(change.key, None)
-            self._pending[change.key] = change
-            if change.is_urgent:
-                self._hurry(change)
-        self._some.set()
+    def _take_heard(self) -> None:
+        while self._heard:
+            for change in self._heard.popleft():
+                self._pending.pop(change.key, None)
+                self._pending[change.key] = change
+                if change.is_urgent:
+                    self._hurry(change)
+            self._some.set()
 
     def _hurry(self, change: Change) -> None:
         """Tell of a job that ended as soon as what came with it is here; without a look at the database where none is needed."""
@@ -171,11 +172,15 @@ class Hub:
             self._ends.append(change)
 
     def _tell_ends(self) -> None:
+        if self._keep_ends():
+            self._wake()
+
+    def _keep_ends(self) -> bool:
+        """Make one number of the ends that are told at once; tell whether anything of it is new."""
         ends, self._ends = self._ends, []
-        number = self._number + 1
         for change in ends:
-            self._keep_job(number, change)
-        self._tell(number)
+            self._keep_job(self._number + 1, change)
+        return self._count(self._number + 1)
 
     async def _flush_for_ever(self) -> None:
         while not self.is_closed:
@@ -219,23 +224,26 @@ class Hub:
             return
         number = self._number + 1
         for change in found:
-            newer = self._pending.get(change.key)
-            if newer is None or not newer.is_urgent:  # else it was told already
+            newer = self._pending.get(change.key)  # an end that came meanwhile, and may have been told already
+            if newer is None or not newer.is_urgent:
                 self._keep_job(number, change)
+            elif newer.status in TRUSTED:
+                self._keep_job(number, newer)  # it is counted in what is told of its run
         for state in states:
-            self._keep(number, state.run_id, None, "", run_event(state))
-        self._tell(number)
+            self._keep(number, None, written_run(state))
+        if self._count(number):
+            self._wake()
 
-    def _tell(self, number: int) -> None:
-        """Wake who waits, if something was kept under a new number."""
+    def _count(self, number: int) -> bool:
+        """Go on to a number, if something was kept under it."""
         if not self._entries or next(reversed(self._entries.values())).number != number:
-            return
+            return False
         self.flushes += 1
         self._number = number
         self._fresh.clear()
         self._made.clear()
         self._states = {key: task for key, task in self._states.items() if not task.done()}
-        self._wake()
+        return True
 
     def _look_at_database(self, changes: list[Change]) -> tuple[list[RunState], list[Change]]:
         """In a thread: read the counts of runs that changed, and what became of jobs. Attempts that failed may be tried again."""
@@ -250,43 +258,53 @@ class Hub:
     def _keep_job(self, number: int, change: Change) -> None:
         assert change.job_id is not None
         known = self._entries.get(("job", change.job_id))
-        if known is None or known.status != change.status:
-            project = self._looker.project_of(change.run_id)
-            self._keep(number, change.run_id, change.job_id, change.status, job_event(change, project))
+        if known is None or known.written.status != change.status:
+            self._keep(number, change.job_id, written_job(change, self._looker.project_of(change.run_id)))
 
-    def _keep(self, number: int, run_id: int, job_id: int | None, status: str, body: bytes) -> None:
-        key = ("run", run_id) if job_id is None else ("job", job_id)
-        self._entries[key] = Entry(number, run_id, self._looker.project_of(run_id), job_id, status, body)
+    def _keep(self, number: int, job_id: int | None, written: Written) -> None:
+        key = ("run", written.run_id) if job_id is None else ("job", job_id)
+        self._entries[key] = Entry(number, job_id, written)
         self._entries.move_to_end(key)
         if len(self._entries) > MOST_KEPT:
             self._horizon = self._entries.popitem(last=False)[1].number
 
     def _wake(self) -> None:
         """Give those who wait what is new: at once where that can be, without waking their tasks, which costs more than all the rest."""
+        finished = False
+        while not finished:
+            left: list[Reader] = []
+            finished = all(self._give(subscription, readers, left) for subscription, readers in self._waiting.items())
+            self._frames.clear()
+            for reader in left:
+                self._release(reader)
+
+    def _give(self, subscription: Subscription, readers: Iterable[Reader], left: list[Reader]) -> bool:
+        """Give readers of one subscription what is new. When a job ends meanwhile, stop: all are gone through again from the first,
+        and who was not told yet hears of both at once.
+        """
         now = self._identity(self._number)
-        subscription: Subscription | None = None
         since: str | None = None
+        place: int | None = None
         frame: bytes | None = None
-        for reader in self._waiting:
-            waiting = reader.waiting
-            if waiting is None or waiting.done():
-                continue
+        for index, reader in enumerate(readers):
+            if index % GIVEN_BETWEEN == 0 and self._heard and self._is_overtaken():
+                return False
             if reader.push is None or self.is_closed:
-                waiting.set_result(None)
+                left.append(reader)
                 continue
-            # Most readers watch the same, and all have come as far: hashing what they watch takes longer than pushing.
-            if reader.since is not since or reader.subscription != subscription or subscription is None:
-                place = self._place(reader.since)
-                if place is None:
-                    waiting.set_result(None)
-                    continue
-                subscription, since = reader.subscription, reader.since
-                frame = self._frame(subscription, place)
-            if frame is None or reader.push(frame):
+            if place is None or reader.since is not since:  # nearly all have come as far, and were told so by the same string
+                since, place = reader.since, self._place(reader.since)
+                frame = None if place is None else self._frame(subscription, place)
+            if place is not None and (frame is None or reader.push(frame)):
                 reader.since = now
             else:
-                waiting.set_result(None)
-        self._frames.clear()
+                left.append(reader)
+        return True
+
+    def _is_overtaken(self) -> bool:
+        """Take what was heard while readers were given something older; tell whether an end is among it."""
+        self._take_heard()
+        return bool(self._ends) and self._keep_ends()
 
     def _frame(self, subscription: Subscription, place: int) -> bytes | None:
         """Make the frame of what is newer than a flush, once for all who are as far; None when nothing is."""
@@ -300,9 +318,8 @@ class Hub:
 
     def subscribe(self, reader: Reader, subscription: Subscription) -> None:
         """Change what a reader hears of; he gets the whole state of it next."""
+        self._release(reader)
         reader.subscription, reader.since = subscription, None
-        if reader.waiting is not None and not reader.waiting.done():
-            reader.waiting.set_result(None)
 
     async def now(self, reader: Reader) -> str:
         """Return what is new for a reader, perhaps nothing, without waiting."""
@@ -329,14 +346,25 @@ class Hub:
 
     async def _news(self, reader: Reader) -> None:
         reader.waiting = self._loop.create_future()
-        self._waiting[reader] = None
+        self._waiting.setdefault(reader.subscription, {})[reader] = None
         self.readers += 1
         try:
             await reader.waiting
         finally:
             self.readers -= 1
-            reader.waiting = None
-            self._waiting.pop(reader, None)
+            self._release(reader)
+
+    def _release(self, reader: Reader) -> None:
+        """Have a reader wait no longer, if he does."""
+        waiting, reader.waiting = reader.waiting, None
+        if waiting is None:
+            return
+        readers = self._waiting[reader.subscription]
+        del readers[reader]
+        if not readers:
+            del self._waiting[reader.subscription]
+        if not waiting.done():
+            waiting.set_result(None)
 
     def _place(self, since: str | None) -> int | None:
         """Return the flush that an id names; None when it cannot be continued from there."""
@@ -357,9 +385,9 @@ class Hub:
         if key not in self._made:
             if len(self._made) >= MOST_MADE:
                 self._made.clear()
-            bodies = [entry.body for entry in self._fresher(place).wanted(subscription)]
-            head = f'{{"id":"{self._identity(self._number)}","events":['.encode()
-            self._made[key] = (head + b",".join(bodies) + b"]}").decode() if bodies else None
+            wanted = [entry.written for entry in self._fresher(place).wanted(subscription)]
+            head = f'{{"id":"{self._identity(self._number)}","events":'.encode()
+            self._made[key] = (head + joined(wanted) + b"}").decode() if wanted else None
         return self._made[key]
 
     def _fresher(self, place: int) -> Fresh:
@@ -392,19 +420,6 @@ class Hub:
                 involved = {change.run_id for change in running} | (subscription.runs or set())
                 runs = events.overview(connection, involved, subscription.projects)
         projects = {state.run_id: state.project_id for state in runs}
-        bodies = b",".join(map(run_event, runs)), b",".join(job_event(each, projects.get(each.run_id)) for each in running)
-        head = f'{{"id":"{self._identity(number)}","state":{{"runs":['.encode()
-        return (head + bodies[0] + b'],"jobs":[' + bodies[1] + b"]}}").decode()
-
-
-def job_event(change: Change, project_id: int | None) -> bytes:
-    """Write a job's change."""
-    about = {"type": "job", "run_id": change.run_id, "project_id": project_id, "job_id": change.job_id}
-    detail = {"detail": change.detail} if change.detail else {}  # most have none
-    return orjson.dumps(about | {"image": change.image, "status": change.status} | detail)
-
-
-def run_event(state: RunState) -> bytes:
-    """Write where a run stands."""
-    counts = {name: value for name, value in vars(state).items() if name not in ("run_id", "project_id")}
-    return orjson.dumps({"type": "run", "run_id": state.run_id, "project_id": state.project_id, **counts})
+        jobs = (written_job(each, projects.get(each.run_id)) for each in running)
+        head = f'{{"id":"{self._identity(number)}","state":{{"runs":'.encode()
+        return (head + joined(map(written_run, runs)) + b',"jobs":' + joined(jobs) + b"}}").decode()

@@ -14,6 +14,7 @@ import asyncio
 import os
 import select
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,11 +23,11 @@ from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.protocol import State
 
 EXTENSION = "http.response.zerocopysend"
-#: Where this is among the extensions of a WebSocket, it holds a function that takes a whole frame, made once for many readers, and tells
-#: whether the frame went out; False when the client is slow, is leaving, or wants its messages packed.
+#: Where this is among the extensions of a WebSocket, it holds a function that, once the WebSocket is accepted, returns what takes a whole
+#: frame, made once for many readers, and tells whether the frame went out (not when the client is slow or leaving); or None when the client
+#: wants its messages packed.
 PUSH = "segkit.push"
 #: How long a thread waits for a socket to take more before it gives the wait back to the loop.
 PATIENCE_MS = 5
@@ -53,7 +54,7 @@ class ZeroCopy:
             scope.setdefault("extensions", {})[EXTENSION] = {}
             send = partial(_pass_on, cycle, send, self._threads)
         elif scope["type"] == "websocket" and isinstance(cycle, WebSocketsSansIOProtocol):
-            scope.setdefault("extensions", {})[PUSH] = partial(_push_frame, cycle)
+            scope.setdefault("extensions", {})[PUSH] = partial(_pusher, cycle)
         await self._app(scope, receive, send)
 
 
@@ -61,10 +62,18 @@ def _is_plain(transport: Any) -> bool:
     return hasattr(os, "sendfile") and transport.get_extra_info("sslcontext") is None and transport.get_extra_info("socket") is not None
 
 
-def _push_frame(protocol: WebSocketsSansIOProtocol, frame: bytes) -> bool:
-    """Write a frame as it is, without waiting; tell whether that was possible."""
-    connection, transport = protocol.conn, protocol.transport
-    if connection.extensions or connection.state is not State.OPEN or transport.is_closing() or not protocol.writable.is_set():
+def _pusher(protocol: WebSocketsSansIOProtocol) -> Callable[[bytes], bool] | None:
+    """Return what writes a frame of an accepted WebSocket; nothing when its messages are packed."""
+    return None if protocol.conn.extensions else partial(_push_frame, protocol.transport)
+
+
+def _push_frame(transport: Any, frame: bytes) -> bool:
+    """Write a frame as it is, without waiting; tell whether that was possible.
+
+    Nothing but the transport is asked: with 500 readers, whatever else is looked at has left the processor's cache since the last time.
+    Uvicorn closes it in the same breath in which it hears of the end of a WebSocket.
+    """
+    if transport.is_closing() or transport.get_write_buffer_size():
         return False
     transport.write(frame)
     return True
