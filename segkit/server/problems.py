@@ -52,13 +52,11 @@ STATUS: dict[type[BaseException], int] = {
     errors.LeaseLost: 409,
     errors.ImageChangedError: 409,
     errors.ArchiveChangedError: 409,
-    errors.PreconditionError: 412,
-    errors.RangeError: 416,
+    errors.CorrectionConflictError: 409,
     errors.PreconditionError: 412,
     errors.UploadTooLargeError: 413,
-    errors.RangeError: 416,
-    errors.CorrectionConflictError: 409,
     errors.ImageReadError: 415,
+    errors.RangeError: 416,
     # not here
     errors.MissingExtraError: 501,
     errors.TooBusyError: 503,
@@ -146,10 +144,10 @@ def sayable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def problem_of(scope: Scope, error: errors.SegkitError) -> Response:
+def problem_of(scope: Scope, error: errors.SegkitError, status: int | None = None) -> Response:
     """Make the answer that tells an error of segkit's."""
     headers = {"WWW-Authenticate": 'Bearer realm="segkit"'} if isinstance(error, errors.NotAdmittedError) else None
-    return problem(scope, status_of(error), words_of(type(error)), str(error), headers=headers)
+    return problem(scope, status or status_of(error), words_of(type(error)), str(error), headers=headers)
 
 
 def install(app: FastAPI) -> None:

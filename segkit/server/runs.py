@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from segkit import catalog, jobs, results, segmenters
+from segkit.errors import UnknownImageError, UnknownSegmenterError
 from segkit.pages import Page
 from segkit.schema import JobStatus
 from segkit.server.answers import answer
 from segkit.server.parameters import AnyId, Id, Json, Number, Opened, Paged, Text, Whole
-from segkit.server.problems import told
+from segkit.server.problems import problem_of, told
 from segkit.server.queue import Changed
 from segkit.server.replies import reading, reply
 
@@ -66,19 +67,23 @@ async def list_runs_of_project(request: Request, kit: Opened, project_id: Number
 
 
 @router.post("/api/projects/{project_id}/runs", status_code=201, response_model=jobs.Run, responses=told(400, 404))
-def make_run(kit: Opened, project_id: Number, wanted: NewRun) -> Response:
+def make_run(request: Request, kit: Opened, project_id: Number, wanted: NewRun) -> Response:
     """Queue a run. Asking twice does nothing twice: the answer is the run that is there."""
-    segmenters.parse_parameters(segmenters.get(wanted.segmenter), wanted.parameters)  # none of them has the name of an argument below
-    run = kit.project_numbered(project_id).segment(
-        wanted.segmenter,
-        images=wanted.images,
-        channel=wanted.channel,
-        z=wanted.z,
-        level=wanted.level,
-        priority=wanted.priority,
-        notebook=wanted.notebook,
-        **wanted.parameters,
-    )
+    project = kit.project_numbered(project_id)
+    try:
+        segmenters.parse_parameters(segmenters.get(wanted.segmenter), wanted.parameters)  # none of them has the name of an argument below
+        run = project.segment(
+            wanted.segmenter,
+            images=wanted.images,
+            channel=wanted.channel,
+            z=wanted.z,
+            level=wanted.level,
+            priority=wanted.priority,
+            notebook=wanted.notebook,
+            **wanted.parameters,
+        )
+    except (UnknownSegmenterError, UnknownImageError) as error:  # the address is right, what was sent is not
+        return problem_of(request.scope, error, 400)
     return reply(run.record, 201, Location=f"../../runs/{run.number}")
 
 
