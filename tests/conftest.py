@@ -210,6 +210,7 @@ def project(kit: Kit, plate: Path) -> Project:
 LONGEST = (
     *("test_worker", "test_wheel", "test_cli_serving", "test_lab", "test_server_openapi", "test_dashboards", "test_tiling", "test_batches"),
     *("test_notebooks", "test_widgets_browser", "test_corrections", "test_database", "test_backups", "test_processes", "test_disk"),
+    *("test_tiling_accidents", "test_database_faults"),
 )
 
 

@@ -17,7 +17,7 @@ from plates import QUICK, write_plate
 
 import segkit
 from segkit.server.app import create_app
-from segkit.settings import Settings
+from segkit.settings import Settings, load
 
 START_SECONDS = 20.0
 TOKEN = "a-token-for-tests-only-0123456789"
@@ -71,3 +71,12 @@ def worked_off(settings: Settings, counts: tuple[int, ...] = (1, 2, 3)) -> None:
         project.add(write_plate(Path(settings.home).parent / "plate", list(counts)))
         project.segment("threshold")
         kit.work_off()
+
+
+@contextmanager
+def small_service(folder: Path) -> Iterator[Service]:
+    """Run a service of small uploads, with project 1, images 1 to 3 of 1 to 3 squares, and run 1, done; gives a client of it."""
+    settings = load(home=str(folder / "home"), upload_max_bytes=100_000, **QUICK)
+    worked_off(settings)
+    with service(settings) as client:
+        yield client

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
-from test_tiling import Labels, Objects, save, shuffled
 
 from segkit import segment
 from segkit.errors import InvalidParameterError, InvertedContrastError, ModelFileError
@@ -25,6 +24,7 @@ from segkit.segmenters.optional import file_hash
 from segkit.synthetic import nuclei_field
 from segkit.tiling import segment_large
 from segkit.training.pairs import part_of
+from tests.tiles_and_whole import Labels, Objects, save, shuffled
 
 pytest.importorskip("onnxruntime", reason="skipped: onnxruntime is not installed")
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from skimage import data
-from test_tiling import Labels, Objects, save, shuffled
 from test_tissue import FOLDER, slide
 
 from segkit import segment
@@ -24,6 +23,7 @@ from segkit.segmenters.optional import file_hash
 from segkit.segmenters.tissue_net import RECIPE, SEGMENTER, TissueNetParameters, plan_of
 from segkit.tiling import segment_large
 from segkit.training.pairs import part_of, read_folder
+from tests.tiles_and_whole import Labels, Objects, save, shuffled
 
 pytest.importorskip("onnxruntime", reason="skipped: onnxruntime is not installed")
 
