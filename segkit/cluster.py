@@ -42,6 +42,8 @@ LOOPBACK = "127.0.0.1"
 #: Protocols of Dask without certificates.
 PLAIN = ("tcp", "ucx", "ws")
 START_SECONDS = 60
+#: How long a scheduler that is there already may take to answer.
+CONNECT_SECONDS = 10.0
 #: How a nanny is started: the kernel kills it when whoever started it is gone, however that ended, and its worker ends with it.
 #: Nannies whose coordinator was killed on a busy machine were found alive an hour later. (1 is PR_SET_PDEATHSIG, 9 SIGKILL.)
 LEASHED = (
@@ -374,7 +376,7 @@ def _address(settings: Settings) -> Cluster:
         tls_ca_file=settings.dask_tls_ca, tls_client_cert=settings.dask_tls_cert, tls_client_key=settings.dask_tls_key,
         require_encryption=settings.cluster.startswith(("tls", "wss")),
     )  # fmt: skip
-    client = Client(settings.cluster, security=security, timeout=10, set_as_default=False)
+    client = Client(settings.cluster, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
     return Cluster(client, _closing(client), threads=settings.threads_per_worker, kind=settings.cluster)
 
 

@@ -108,6 +108,7 @@ def test_a_schedule_from_the_command_line(segkit: Command) -> None:
     assert segkit("schedule", "remove", "nightly", "--yes").returncode == 0
 
 
+@pytest.mark.slow
 def test_the_scheduler_reads_its_file_and_ends_in_order(segkit: Command, tmp_path: Path) -> None:
     assert segkit("init").returncode == 0
     (tmp_path / "schedule.toml").write_text('[often]\ncron = "* * * * *"\nnotebook = "add"\n')

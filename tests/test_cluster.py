@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from segkit import cluster
 from segkit.cluster import Cluster, WorkerDied, connect, local_workers
 from segkit.errors import ClusterError
 from segkit.settings import load
@@ -135,7 +136,8 @@ def test_any_scheduler_address_serves(local: Cluster) -> None:
         assert cluster.client.submit(abs, -4, pure=False).result(timeout=10) == 4
 
 
-def test_a_scheduler_that_is_not_there_is_an_error_in_words() -> None:
+def test_a_scheduler_that_is_not_there_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
     with pytest.raises(ClusterError, match=r"tcp://127\.0\.0\.1:1"):
         connect(load(cluster="tcp://127.0.0.1:1"))
 

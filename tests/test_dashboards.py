@@ -457,6 +457,7 @@ def test_a_token_that_may_read_gets_no_buttons_and_no_answer_to_them(site: Site,
     assert page.locator("[data-do=cancel]:visible").count() == 1
 
 
+@pytest.mark.slow
 def test_a_page_says_that_its_server_is_gone_and_comes_back(site: Site, watched: Watched) -> None:
     page = site.services.page(watched, "real", run=1)
     site.services.stop()

@@ -11,7 +11,7 @@ import pytest
 from disks import unwritable
 from plugins import install
 
-from segkit import backups, jobs, segmenters
+from segkit import backups, cluster, jobs, segmenters
 from segkit.database import open_database
 from segkit.doctor import Check, examine, machine, state
 from segkit.kit import Project
@@ -105,6 +105,7 @@ def test_a_broken_plugin_is_named_and_the_rest_is_looked_at(tmp_path: Path, monk
 
 
 def test_a_cluster_that_does_not_answer(healthy: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
     settings = load(home=healthy.home, cluster="tcp://127.0.0.1:1")
     found = checks(settings, with_cluster=True)["cluster"]
     assert (found.state, "SEGKIT_CLUSTER" in found.advice) == ("fault", True)

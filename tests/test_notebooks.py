@@ -114,7 +114,7 @@ def write_truth(images: Path, truth: Path) -> None:
             tifffile.imwrite(truth / f"{path.stem}.labels.tif", label(pixels > 100)[0].astype(np.int32))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, make_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The embedded default, and PostgreSQL with Valkey, where a worker works off what the notebooks queue."""
     settings = make_settings(request.param)

@@ -30,7 +30,7 @@ enabled = false
 
 @pytest.mark.parametrize(
     ("dialect", "phases", "examples"),
-    [pytest.param("sqlite", "examples,coverage,fuzzing,stateful", 4, marks=pytest.mark.slow), ("postgresql", "fuzzing", 2)],
+    [pytest.param("sqlite", "examples,coverage,fuzzing,stateful", 4, marks=pytest.mark.slow), ("postgresql", "fuzzing", 1)],
 )
 def test_every_route_does_what_openapi_says(
     make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dialect: str, phases: str, examples: int

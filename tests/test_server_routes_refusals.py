@@ -98,14 +98,14 @@ def test_a_body_that_cannot_be_is_explained(client: Service, body: bytes) -> Non
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ({"segmenter": "nucleus"}, 404),
+        ({"segmenter": "nucleus"}, 400),
         ({"parameters": {"diametre": 3}}, 400),
         ({"parameters": {"diameter": "wide"}}, 400),
         ({"parameters": {"method": "x"}}, 400),
         ({"parameters": {"self": "x"}}, 400),
         ({"parameters": {"images": [1]}}, 400),
         ({"parameters": {"x\0": 1}}, 422),
-        ({"images": [99]}, 404),
+        ({"images": [99]}, 400),
         ({"images": []}, 400),
         ({"images": [True]}, 422),
         ({"images": ["1"]}, 422),

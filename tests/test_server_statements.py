@@ -182,6 +182,7 @@ def growing(database_settings: Settings, tmp_path: Path, monkeypatch: pytest.Mon
         yield Growing(app, client, requests, database_settings, tmp_path / "plates")
 
 
+@pytest.mark.parametrize("database_settings", [pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"], indirect=True)
 def test_statements_do_not_grow_with_rows(growing: Growing) -> None:
     paths = readable_routes() + VARIANTS
     seen: dict[str, list[int]] = {path: [] for path in paths}

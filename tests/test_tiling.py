@@ -62,7 +62,7 @@ def masks(draw: st.DrawFn) -> NDArray[np.uint8]:
     return pixels
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pixels=masks(),
     tile=st.sampled_from([8, 12, 20, 36, 64]),

@@ -47,6 +47,7 @@ def test_the_kernel_of_a_page_that_was_left_ends(server: Server, browser: Browse
     context.close()
 
 
+@pytest.mark.slow
 def test_a_page_asks_for_its_scripts_at_once_when_it_comes_back(server: Server, browser: Browser) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -56,6 +56,7 @@ def nothing_failed(watched: Watched) -> None:
     assert not [address for address in watched.outside if "fontawesome" not in address], "Voila's own page alone asks for a font"
 
 
+@pytest.mark.slow
 def test_in_tune_segmenter_a_slider_changes_the_labels(voila_server: Server, watched: Watched, home: dict[str, Any]) -> None:
     name = voila_server.put("tune", ROOT / "notebooks" / "tune_segmenter.ipynb", **home)
     page = see(watched, voila_server, name)
@@ -73,6 +74,7 @@ def test_in_tune_segmenter_a_slider_changes_the_labels(voila_server: Server, wat
     nothing_failed(watched)
 
 
+@pytest.mark.slow
 def test_in_correct_objects_merging_changes_the_table(voila_server: Server, dark: Watched, home: dict[str, Any]) -> None:
     name = voila_server.put("correct", ROOT / "notebooks" / "correct_objects.ipynb", **home, who="Anna")
     with segkit.open(home["home"], **QUICK) as kit:

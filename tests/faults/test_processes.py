@@ -89,6 +89,7 @@ def sqlite_programs(sqlite_kit: Kit, tmp_path: Path) -> Programs:
 # Workers
 
 
+@pytest.mark.slow
 def test_workers_are_killed_and_frozen(patient_kit: Kit, programs: Programs, tmp_path: Path) -> None:
     run = queue(patient_kit, tmp_path, 40, 0.05)
     disturber = Disturber(random.Random(2))
