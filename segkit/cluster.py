@@ -38,6 +38,8 @@ from segkit.errors import ClusterError, MissingExtraError
 from segkit.meter import Process
 from segkit.settings import Settings, process_environment, shared_folder
 
+log = logging.getLogger(__name__)
+
 LOOPBACK = "127.0.0.1"
 #: Protocols of Dask without certificates.
 PLAIN = ("tcp", "ucx", "ws")
@@ -99,6 +101,8 @@ async def relieve(worker: Worker) -> None:
         idle = worker.status == Status.paused and worker.state.executing_count == 0
         looks = looks + 1 if idle else 0
         if looks == RELIEF_LOOKS:
+            held = worker.monitor.get_process_memory() / 2**20
+            log.warning("A Dask worker holds %d MiB while it does nothing, and is started anew (SEGKIT_WORKER_MEMORY)", held)
             # Told to the scheduler as wanted, so that what waits here goes elsewhere, or waits for the new process, and counts as no death.
             await worker.scheduler.unregister(address=worker.address, stimulus_id="segkit-memory", expected=True, close=False)
             await worker.close(nanny=False, reason="segkit-memory")

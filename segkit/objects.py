@@ -7,16 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
+import lazy_loader
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from segkit.errors import ResultCorruptError, SelectionError
 from segkit.files import corrupt, fetch, folder, is_local, local_path
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+else:
+    ds = lazy_loader.load("pyarrow.dataset", suppress_warning=True)  # it loads pandas, which whoever segments does not need
 
 #: Rows that are gathered before they go to the disk as one row group: about 5 MB, of which writing takes a few copies.
 ROW_GROUP = 16_384

@@ -201,6 +201,12 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(below for child in children for below in descendants(child))]
 
 
+def test_what_segments_loads_no_pandas() -> None:
+    """Every Dask worker starts with these imports, and pandas was a tenth of them."""
+    look = "import sys, segkit.tasks, segkit.worker; print('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
 def test_sigterm_finishes_or_gives_back_and_ends_well(kit: Kit, project: Project, site: Path) -> None:
     run = project.segment("slow", seconds=0.3)
     worker = start_worker(Path(kit.settings.home))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from segkit import objects as tables
 from segkit.files import corrupt, fetch, folder, join
 from segkit.labels import LabelReader, Region, open_labels
 from segkit.results.places import LABELS, OBJECTS, PROVENANCE, labels_path, objects_path
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 @dataclass(frozen=True)
