@@ -58,6 +58,8 @@ REPLACE_SECONDS = 1.0
 COUNTED_SECONDS = 1.0
 #: How often a worker looks whether it waits for memory that will not come, and how many times in a row it must have found so.
 RELIEF_SECONDS, RELIEF_LOOKS = 1.0, 3
+#: A worker whose results take a larger share of its memory than this is not ours alone; ours are a few hundred bytes.
+KEPT_SHARE = 0.1
 #: Share of the machine's memory that the limits of the local workers add up to at most.
 MOST_MEMORY = 0.8
 #: Dask's own pages are not served; what little its servers still answer, they answer on this machine alone. Without an address
@@ -98,14 +100,20 @@ async def relieve(worker: Worker) -> None:
     looks = 0
     while worker.status in (Status.init, Status.running, Status.paused):
         await asyncio.sleep(RELIEF_SECONDS)
-        idle = worker.status == Status.paused and worker.state.executing_count == 0
-        looks = looks + 1 if idle else 0
+        looks = looks + 1 if is_stuck(worker) else 0
         if looks == RELIEF_LOOKS:
             held = worker.monitor.get_process_memory() / 2**20
             log.warning("A Dask worker holds %d MiB while it does nothing, and is started anew (SEGKIT_WORKER_MEMORY)", held)
             # Told to the scheduler as wanted, so that what waits here goes elsewhere, or waits for the new process, and counts as no death.
-            await worker.scheduler.unregister(address=worker.address, stimulus_id="segkit-memory", expected=True, close=False)
+            with contextlib.suppress(*ClusterLost):
+                await worker.scheduler.unregister(address=worker.address, stimulus_id="segkit-memory", expected=True, close=False)
             await worker.close(nanny=False, reason="segkit-memory")
+
+
+def is_stuck(worker: Worker) -> bool:
+    """Tell whether a worker is paused and does nothing, and not for data that others keep in it, which Dask moves to the disk."""
+    most_kept = KEPT_SHARE * (worker.memory_manager.memory_limit or math.inf)
+    return worker.status == Status.paused and worker.state.executing_count == 0 and worker.state.nbytes < most_kept
 
 
 def prepare() -> None:

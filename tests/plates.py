@@ -18,7 +18,7 @@ QUICK: dict[str, Any] = {"cluster": "threads", "threads_per_worker": 2, "poll_se
 
 
 def squares(count: int, mark: int = 0, edge: int = 64) -> NDArray[np.uint8]:
-    """Draw (edge, edge) with 0 to 9 bright squares of 12 × 12; images with different marks differ."""
+    """Draw (edge, edge) with 0 to 9 bright squares of 12 × 12; images with different marks differ, if there are squares."""
     pixels = np.full((edge, edge), 5 + mark % 50, np.uint8)
     for square in range(count):
         row, column = divmod(square, 3)
@@ -27,7 +27,7 @@ def squares(count: int, mark: int = 0, edge: int = 64) -> NDArray[np.uint8]:
 
 
 def write_plate(folder: Path, counts: list[int], first: int = 0) -> Path:
-    """Write one image for each count of squares, named 000.tif and so on, no two alike."""
+    """Write one image for each count of squares, named 000.tif and so on, no two alike that have squares."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, count in enumerate(counts, first):
         tifffile.imwrite(folder / f"{number:03d}.tif", squares(count, number))

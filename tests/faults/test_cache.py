@@ -96,7 +96,7 @@ class Truth:
         self.project = self.kit.project("plate", create=True)
 
     def add(self) -> None:
-        self.project.add(write_plate(self.folder / str(self.committed), [self.committed % 9], first=self.committed))
+        self.project.add(write_plate(self.folder / str(self.committed), [self.committed % 9 + 1], first=self.committed))
         self.committed += 1
 
 
