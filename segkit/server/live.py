@@ -15,6 +15,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 import orjson
@@ -25,6 +26,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from segkit.errors import SubscriptionError
+from segkit.events import RunState
 from segkit.schema import JobStatus
 from segkit.server.parameters import LARGEST_ID
 from segkit.server.problems import told
@@ -62,19 +64,11 @@ class JobsEvent(BaseModel):
     jobs: list[Job]
 
 
-class RunEvent(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class RunEvent(RunState):
     """A run with new counts."""
 
     type: Literal["run"]
-    run_id: int
-    project_id: int
-    queued: int
-    running: int
-    done: int
-    failed: int
-    cancelled: int
-    objects: int
-    priority: int
 
 
 class State(BaseModel):

@@ -1,7 +1,6 @@
 """How live events are written: as JSON, jobs of one run with one status together.
 
-Most messages tell of hundreds of jobs that did the same, to hundreds of readers: what they have in common is written once, which makes
-them half as long, and that is most of what a message costs at both ends.
+Most messages tell of hundreds of jobs that did the same: what they have in common is written once, which makes them less than half as long.
 """
 
 from __future__ import annotations

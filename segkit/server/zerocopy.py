@@ -70,8 +70,8 @@ def _pusher(protocol: WebSocketsSansIOProtocol) -> Callable[[bytes], bool] | Non
 def _push_frame(transport: Any, frame: bytes) -> bool:
     """Write a frame as it is, without waiting; tell whether that was possible.
 
-    Nothing but the transport is asked: with 500 readers, whatever else is looked at has left the processor's cache since the last time.
-    Uvicorn closes it in the same breath in which it hears of the end of a WebSocket.
+    Nothing but the transport is asked: with 500 readers, looking at more took as long as the writing. Uvicorn closes it in the same
+    breath in which it hears of the end of a WebSocket.
     """
     if transport.is_closing() or transport.get_write_buffer_size():
         return False
